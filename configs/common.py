@@ -1,0 +1,72 @@
+"""What all configs share: the loop's settings, data sets, and `shrink`, the one way tests make any config small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+
+def loop() -> ConfigDict:
+  """Settings of the training loop, the same for every method."""
+  config = ConfigDict()
+  config.seed = 0
+  config.num_steps = 1000
+  config.log_every = 10
+  # A first picture early, then one every so often: one fixed set of latents, so that pictures compare.
+  config.preview = ConfigDict({"every": 250, "first": 50, "count": 8, "resolution": 64})
+  config.checkpoint = ConfigDict({"every": 250, "keep": 2, "asynchronous": True})
+  # Share of convex samples, depth deviation and agreement of normals, from this many random samples.
+  config.evaluation = ConfigDict({"every": 500, "samples": 32, "resolution": 32, "final_samples": 256})
+  return config
+
+
+def data(name: str, **settings) -> ConfigDict:
+  """A data section. `resize="legacy"` is the nearest-neighbour resize of the published code."""
+  section = ConfigDict({
+    "name": name,
+    "split": "train",
+    "path": "",
+    "image_size": 64,
+    "crop": 0,
+    "flip": True,
+    "resize": "antialias",
+    "num_examples": 0,
+    "cache_dir": "",
+    "tfds_name": "",
+  })
+  section.update(settings)
+  return section
+
+
+def choose(preset: str, presets: dict[str, Callable[[], ConfigDict]]) -> ConfigDict:
+  """The config of a preset; an unknown one names those that exist."""
+  if preset not in presets:
+    raise ValueError(f"no preset {preset!r}; choose one of: {', '.join(presets)} (as in --config=FILE.py:{next(iter(presets))})")
+  return presets[preset]()
+
+
+def shrink(config: ConfigDict) -> ConfigDict:
+  """The same config, small enough for a test: narrow networks, 8 to 16 pixels, batch 4, few samples, short schedules.
+
+  Everything that decides which code runs stays as it is (stages, fades, heads, conditioning, tracking); only sizes shrink.
+  """
+  small = config.copy_and_resolve_references()
+  with small.unlocked():
+    small.num_steps = 2
+    small.field.width, small.field.depth = 16, 2
+    small.mapping.update(latent_dim=8, hidden_dim=16, n_hidden=1)
+    small.critic.width_multiplier, small.critic.max_resolution = 0.02, 16
+    if small.critic.latent_dim:
+      small.critic.latent_dim = small.mapping.latent_dim
+    stages = small.stages
+    least = min(stages.resolution)
+    stages.resolution = tuple(8 if r == least else 16 for r in stages.resolution)
+    stages.batch_size = tuple(4 for _ in stages.batch_size)
+    stages.topk_group = tuple(2 if group else 0 for group in stages.topk_group)
+    stages.samples = tuple(4 for _ in stages.samples)
+    if "tracking" in small:
+      small.tracking.update(net_width=32, net_resolution=16, samples=3, perceptual=False)
+    small.preview.update(count=2, resolution=8)
+    small.evaluation.update(samples=2, final_samples=4, resolution=8)
+  return small

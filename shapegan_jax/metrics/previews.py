@@ -1,0 +1,99 @@
+"""One picture of what a generator knows: a column per latent; rows image, albedo, shading, normals, depth, three yaws.
+
+Maps are laid on white, where the generator says the ray hit nothing. Everything here is numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from shapegan_jax.types import Array, Cameras, Rendering
+
+YAWS_DEG = (-35.0, 0.0, 35.0)
+_MARGIN, _GAP = 56, 2
+
+Maps = np.ndarray | Array
+
+
+def preview_grid(
+  front: Rendering,
+  cameras: Cameras,
+  turned: Mapping[str, Rendering],
+  *,
+  frame: Literal["camera", "world"] = "camera",
+  min_cell: int = 64,
+) -> UInt8[np.ndarray, "height width 3"]:
+  """The labelled grid.
+
+  Args:
+    front: renderings [n, h, w] seen through `cameras` [n]; rows for the fields that are not None.
+    turned: more rows: label -> renderings [n, h, w], of which `rgb` is shown.
+    frame: the frame of the normals' colours (n + 1) / 2. In the camera's, a face that looks at you is light blue.
+    min_cell: small pictures are enlarged by whole factors to at least this many pixels.
+  """
+  rows = {"image": _pixels(front.rgb)}
+  mask = np.ones(front.rgb.shape[:3]) if front.acc is None else np.clip(_pixels(front.acc), 0.0, 1.0)
+  if front.albedo is not None:
+    rows["albedo"] = _over_white(_pixels(front.albedo), mask, premultiplied=True)
+  if front.shading is not None:
+    rows["shading"] = _over_white(np.repeat(_pixels(front.shading), 3, -1), mask)
+  if front.normals is not None:
+    normals = _pixels(front.normals)
+    if frame == "camera":
+      normals = np.einsum("bji,bhwj->bhwi", np.asarray(cameras.cam2world)[:, :3, :3], normals)
+    rows["normals"] = _over_white((normals + 1) / 2, mask)
+  if front.depth is not None:
+    rows["depth"] = _over_white(depth_colors(front.depth, mask), mask)
+  rows |= {label: _pixels(rendering.rgb) for label, rendering in turned.items()}
+  return labelled_grid(rows, min_cell=min_cell)
+
+
+def depth_colors(depth: Float[Maps, "n h w"], mask: Float[Maps, "n h w"]) -> Float[np.ndarray, "n h w 3"]:
+  """Grey: near is light, far is dark, over the range that 98 % of the masked pixels of all pictures span."""
+  depth = _pixels(depth)
+  seen = depth[np.asarray(mask) > 0.5]
+  near, far = np.percentile(seen, [1, 99]) if seen.size else (0.0, 1.0)
+  grey = 0.95 - 0.8 * np.clip((depth - near) / max(far - near, 1e-6), 0.0, 1.0)
+  return np.repeat(grey[..., None], 3, -1)
+
+
+def labelled_grid(
+  rows: Mapping[str, Float[np.ndarray, "n h w 3"]], *, min_cell: int = 64
+) -> UInt8[np.ndarray, "height width 3"]:
+  """Rows of pictures in [0, 1], each with its label on the left."""
+  n, height, width = next(iter(rows.values())).shape[:3]
+  scale = math.ceil(min_cell / max(height, width))
+  cell_h, cell_w = height * scale, width * scale
+  canvas = Image.new("RGB", (_MARGIN + n * (cell_w + _GAP), len(rows) * (cell_h + _GAP)), "white")
+  draw, font = ImageDraw.Draw(canvas), ImageFont.load_default()
+  for r, (label, pictures) in enumerate(rows.items()):
+    top = r * (cell_h + _GAP)
+    draw.text((4, top + cell_h // 2 - 6), label, fill=(60, 60, 60), font=font)
+    for c, picture in enumerate(to_uint8(pictures)):
+      cell = Image.fromarray(picture).resize((cell_w, cell_h), Image.Resampling.NEAREST)
+      canvas.paste(cell, (_MARGIN + c * (cell_w + _GAP), top))
+  return np.asarray(canvas).copy()
+
+
+def to_uint8(rgb: Float[Maps, "*b"]) -> UInt8[np.ndarray, "*b"]:
+  """[0, 1] to 0..255, rounded; what is not finite becomes 0."""
+  return np.round(255 * np.nan_to_num(np.clip(np.asarray(rgb, np.float64), 0.0, 1.0))).astype(np.uint8)
+
+
+def yaw_labels(yaws_deg: Sequence[float] = YAWS_DEG) -> list[str]:
+  """Row labels of the turned views."""
+  return [f"yaw {yaw:+.0f}" if yaw else "yaw 0" for yaw in yaws_deg]
+
+
+def _pixels(values: Any) -> np.ndarray:
+  return np.asarray(values, np.float64)
+
+
+def _over_white(color: np.ndarray, mask: np.ndarray, *, premultiplied: bool = False) -> np.ndarray:
+  return (color if premultiplied else color * mask[..., None]) + (1.0 - mask[..., None])

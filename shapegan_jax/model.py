@@ -1,0 +1,142 @@
+"""The public face of a trained generator: `load(path)` and what can be asked of the `Model` it returns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jaxtyping import Float
+
+from shapegan_jax.checkpoints import Checkpoints, export_safetensors, import_safetensors, read_config
+from shapegan_jax.errors import UserError
+from shapegan_jax.methods.base import Method, build
+from shapegan_jax.rng import root_key, stream
+from shapegan_jax.types import Array, Cameras, FieldSamples, Key, Lights, PyTree, Rendering
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A method and the parameters of its generator. Everything is pure; `key=None` always gives the same answer."""
+
+  method: Method
+  params: PyTree
+  config: Mapping[str, Any]
+  step: int = 0  # updates the generator has had
+  # (render, query), compiled once per shape. `dataclasses.replace` hands them on: new parameters cost no compilation.
+  _jitted: tuple[Any, Any] | None = dataclasses.field(default=None, repr=False, compare=False)
+
+  def __post_init__(self):
+    if self._jitted is None:
+      names = ("resolution", "truncation")
+      # Lambdas: a bound method of an unhashable method object could not be jitted.
+      render = jax.jit(lambda *args, **kwargs: self.method.render(*args, **kwargs), static_argnames=names)
+      object.__setattr__(self, "_jitted", (render, jax.jit(lambda *args: self.method.query(*args))))
+
+  @property
+  def resolution(self) -> int:
+    """Of the last training stage."""
+    return self.method.stages[-1][1].resolution
+
+  def sample_latents(self, n: int = 1, key: Key | None = None) -> Array:
+    """[n, latent] from the prior."""
+    return self.method.sample_latents(_key(key, "latents"), n)
+
+  def sample_cameras(self, n: int = 1, key: Key | None = None) -> Cameras:
+    """[n] cameras from the pose prior of the training set."""
+    return self.method.sample_cameras(_key(key, "cameras"), n)
+
+  def sample_lights(self, n: int = 1, key: Key | None = None) -> Lights | None:
+    """[n] lights from the light prior; None where the method knows no light."""
+    return self.method.sample_lights(_key(key, "lights"), n)
+
+  def render(
+    self,
+    latents: Float[Array, "n _"] | None = None,
+    cameras: Cameras | None = None,
+    lights: Lights | None = None,
+    *,
+    resolution: int | None = None,
+    truncation: float = 1.0,
+    key: Key | None = None,
+  ) -> Rendering:
+    """Pictures [n, resolution, resolution, ...] of the latents, in these cameras and lights.
+
+    Args:
+      latents: [n, latent]; None: drawn with `key`, as many as there are cameras or lights (or one).
+      cameras, lights: [n]; None: drawn from their priors with `key`.
+      resolution: pixels a side; None: that of the last training stage.
+      truncation: 1 = the whole prior; towards 0 the average shape.
+      key: draws what was not given; None: always the same.
+    """
+    given = [x.shape[0] for x in (latents, cameras and cameras.fov, lights and lights.code) if x is not None]
+    n = given[0] if given else 1
+    if len(set(given)) > 1:
+      raise UserError(f"render: latents, cameras and lights must be equally many; found {given}")
+    latents = self.sample_latents(n, key) if latents is None else latents
+    cameras = self.sample_cameras(n, key) if cameras is None else cameras
+    lights = self.sample_lights(n, key) if lights is None else lights
+    resolution = resolution or self.resolution
+    return self._jitted[0](self.params, latents, cameras, lights, resolution=resolution, truncation=truncation)
+
+  def query(
+    self,
+    latents: Float[Array, "n _"],
+    points: Float[Array, "n p 3"],
+    lights: Lights | None = None,
+  ) -> FieldSamples:
+    """The field of each latent at its world points: raw density, colour, and the gradient of raw."""
+    return self._jitted[1](self.params, latents, points, lights)
+
+  def save(self, path: str | Path) -> None:
+    """Write config and parameters to one `.safetensors` file, which `load` reads."""
+    export_safetensors(path, self.params, {"config": self.config, "step": self.step})
+
+
+def load(path: str | Path) -> Model:
+  """The model of a workdir (its newest checkpoint's averaged parameters) or of an exported `.safetensors` file.
+
+  Raises:
+    UserError: no such path, not a workdir, or nothing trained yet.
+  """
+  path = Path(path)
+  if path.is_file():
+    params, metadata = import_safetensors(path)
+    if "config" not in metadata:
+      raise UserError(f"{path}: holds parameters but no config of this package; export it with Model.save")
+    method = build(metadata["config"])
+    return Model(method, _fitted(path, params, method), metadata["config"], step=metadata.get("step", 0))
+  if not path.exists():
+    raise UserError(f"{path}: no such folder or file; give a workdir of shapegan_jax.main or an exported .safetensors")
+  config = read_config(path)
+  return from_workdir(path, build(config), config)
+
+
+def from_workdir(workdir: str | Path, method: Method, config: Mapping[str, Any]) -> Model:
+  """The model of the workdir's newest checkpoint, whose method is at hand already."""
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), jax.eval_shape(method.init, root_key(0))
+  )
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    step = checkpoints.latest_step()
+    state = checkpoints.restore(abstract, step)
+  return Model(method, method.params_of(state, ema=True), config, step=step)
+
+
+def _key(key: Key | None, name: str) -> Key:
+  return stream(root_key(0) if key is None else key, name)
+
+
+def _fitted(path: Path, params: PyTree, method: Method) -> PyTree:
+  """`params` on the device, in the structure and shapes that the method expects."""
+  expected = jax.eval_shape(lambda key: method.params_of(method.init(key), ema=True), root_key(0))
+
+  def shapes(tree: PyTree) -> set[tuple[str, tuple[int, ...]]]:
+    return {(jax.tree_util.keystr(name), x.shape) for name, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+  if odd := sorted(shapes(params) ^ shapes(expected)):
+    raise UserError(f"{path}: parameters do not fit their config (first at {odd[0][0]}); export the model again")
+  return jax.tree.map(jax.numpy.asarray, params)

@@ -1,0 +1,301 @@
+"""The training loop and nothing else: data, step, log, preview, save.
+
+Order of events for a step: its program is dispatched, the next batch is put on the device, and only then are the
+numbers of the step before read, so that neither waits for the other. A save first waits for its own step's numbers and
+refuses what is not finite. Keys and data are functions of the step, so a resumed run goes on exactly where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from shapegan_jax import parallel
+from shapegan_jax.checkpoints import Checkpoints, claim_workdir
+from shapegan_jax.data import pipeline
+from shapegan_jax.errors import UserError
+from shapegan_jax.evaluate import alarms, data_depth_deviation, preview, shape_report
+from shapegan_jax.methods.base import Method, build, resolve
+from shapegan_jax.metrics.writer import Averages, MetricsWriter, Progress, byte_count, duration, write_png
+from shapegan_jax.model import Model
+from shapegan_jax.rng import root_key
+from shapegan_jax.schedules import Stage, Stages, stage_at
+from shapegan_jax.state import all_finite, nonfinite_names, parameter_count, parameter_table
+from shapegan_jax.types import Array, Key, PyTree
+
+TIMED_STEPS = 5  # after a compilation, from which the time to the end is foretold
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What stays the same from the first step to the last."""
+
+  config: Mapping[str, Any]
+  workdir: Path
+  method: Method
+  mesh: Mesh
+  key: Key
+  checkpoints: Checkpoints
+  progress: Progress
+  writer: MetricsWriter
+  model: Model  # renders previews; its parameters are replaced
+  data_deviation: float | None
+
+
+def train(
+  config: Mapping[str, Any], workdir: str | Path, *, method: Method | None = None, source: Any = None
+) -> PyTree:
+  """Train to `config["num_steps"]` updates, or go on from the workdir's newest checkpoint.
+
+  Args:
+    config: plain nested settings (`ConfigDict.to_dict()`).
+    workdir: where config, checkpoints, logs and previews go.
+    method, source: in place of what the config names, for methods and data of your own.
+
+  Returns: the state after the last step done (the run may have been asked to stop before the end).
+
+  Raises:
+    UserError: settings, data or workdir are at fault, or a number is no longer finite.
+  """
+  parallel.enable_compilation_cache()
+  workdir, active = Path(workdir), parallel.is_writer()
+  source = pipeline.open_source(config["data"]) if source is None else source
+  config = resolve(dict(config), source)
+  method = method or build(config)
+  mesh = parallel.make_mesh([stage.batch_size for _, stage in method.stages])
+  claim_workdir(workdir, config, write=active)
+  keep, asynchronous = config["checkpoint"]["keep"], config["checkpoint"]["asynchronous"]
+  with Checkpoints(workdir, keep=keep, asynchronous=asynchronous) as checkpoints:
+    key = jax.jit(lambda: root_key(config["seed"]), out_shardings=parallel.replicated(mesh))()
+    state, first_step = _restore_or_init(method, key, mesh, checkpoints)
+    progress = Progress(total=config["num_steps"], first_step=first_step, active=active)
+    writer = MetricsWriter(workdir, first_step=first_step, active=active)
+    model, deviation = Model(method, None, config), data_depth_deviation(source)
+    run = Run(config, workdir, method, mesh, key, checkpoints, progress, writer, model, deviation)
+    try:
+      _announce(run, state, first_step, len(source))
+      if first_step < config["num_steps"]:
+        state = _loop(run, state, first_step, _batches(run, source, first_step))
+      checkpoints.wait()
+    finally:
+      progress.close()
+      writer.close()
+  return state
+
+
+def _loop(run: Run, state: PyTree, first_step: int, batches: Iterator[PyTree]) -> PyTree:
+  """The updates from `first_step` to the end; returns the last state."""
+  config, programs, averages, alarmed = run.config, {}, Averages(), []
+  batch, pending, timed_from, begun = next(batches), None, first_step, 0.0
+  with parallel.StopSignals() as stop:
+    for step in range(first_step, config["num_steps"]):
+      done, last = step + 1, step + 1 == config["num_steps"]
+      stage, plan = run.method.plan(step)
+      anneals = parallel.put_replicated(run.mesh, {name: np.float32(value) for name, value in plan.items()})
+      if stage not in programs:
+        with run.progress.paused():
+          programs[stage] = _compile(run, stage, step, (state, batch, run.key, anneals))
+        timed_from = step
+      with jax.transfer_guard("disallow"):
+        state, metrics = programs[stage](state, batch, run.key, anneals)
+      if not last:
+        batch = next(batches)
+      if pending is not None:
+        averages.add(_read(run, pending, step))
+      pending = metrics
+      stopping = not last and parallel.stop_agreed(done, stop.asked)
+      logging = last or stopping or done % config["log_every"] == 0
+      saving = last or stopping or _due(done, config["checkpoint"])
+      showing = (last or _due(done, config["preview"])) and config["preview"]["count"] > 0
+      measuring = (last or _due(done, config["evaluation"])) and config["evaluation"]["samples"] > 0
+      if logging or saving or showing or measuring:
+        averages.add(_read(run, pending, done))
+        pending = None
+      run.progress.advance(stage.batch_size)
+      if step == timed_from:  # the first step of a program also loads it
+        begun = run.progress.seconds()
+      elif step == timed_from + TIMED_STEPS:
+        _foretell(run, step, begun)
+      if logging:
+        _log(run, done, averages.take(), plan)
+      with run.progress.paused():
+        if saving:
+          _save(run, state, done)
+        if stopping:
+          run.progress.say(f"asked to stop: step {done} is saved; the same command goes on from there")
+          return state
+        if showing:
+          _preview(run, state, done)
+        if measuring:
+          samples = config["evaluation"].get("final_samples") if last else None
+          alarmed = _measure(run, state, done, alarmed, samples=samples or config["evaluation"]["samples"])
+  run.progress.say(f"done       step {done}; shapegan_jax.load({str(run.workdir)!r}) is the trained model")
+  return state
+
+
+def _restore_or_init(method: Method, key: Key, mesh: Mesh, checkpoints: Checkpoints) -> tuple[PyTree, int]:
+  """The newest checkpoint's state and its step, or a fresh state and 0."""
+  sharding, step = parallel.replicated(mesh), checkpoints.latest_step()
+  if step is None:
+    return jax.jit(method.init, out_shardings=sharding)(key), 0
+  abstract = jax.eval_shape(method.init, key)
+  abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
+  return checkpoints.restore(abstract, step), step
+
+
+def _batches(run: Run, source: Any, first_step: int) -> Iterator[PyTree]:
+  """Batches on the devices, beginning with that of `first_step`."""
+  data = run.config["data"]
+  rows = pipeline.batches(
+    source,
+    run.method.stages,
+    first_step=first_step,
+    num_steps=run.config["num_steps"] - first_step,
+    seed=run.config["seed"],
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    **{name: data[name] for name in ("flip", "resize") if name in data},
+  )
+  return (parallel.put_batch(run.mesh, row) for row in rows)
+
+
+def _announce(run: Run, state: PyTree, first_step: int, images: int) -> None:
+  """What this run will do, before it does anything that takes long."""
+  config, say = run.config, run.progress.say
+  if first_step >= config["num_steps"]:
+    say(f"{run.workdir} is at step {first_step} already; --config.num_steps={2 * first_step} would train on")
+    return
+  say(f"training   {config['method']} in {run.workdir}, from step {first_step} to step {config['num_steps']}")
+  say(f"data       {config['data'].get('name', 'given')}, {images} images")
+  shapes: dict[str, int] = {}  # consecutive stages may differ in what does not interest a reader
+  for start, stage in run.method.stages:
+    if start < config["num_steps"]:
+      shapes.setdefault(_words(Stage(stage.resolution, stage.batch_size)), start)
+  say(f"stages     {'; '.join(f'{shape} from step {start}' for shape, start in shapes.items())}")
+  generator = run.method.params_of(state, ema=False)
+  say(f"parameters {parameter_count(generator):,} in the generator (listed in parameters.txt)")
+  if parallel.is_writer():
+    (run.workdir / "parameters.txt").write_text(parameter_table(generator) + "\n")
+  used, idle = run.mesh.devices.size, jax.device_count() - run.mesh.devices.size
+  notice = f" ({idle} more stay idle: the number of devices must divide every batch)" if idle else ""
+  say(f"devices    {used} x {run.mesh.devices.flat[0].device_kind}{notice}")
+
+
+def _compile(run: Run, stage: Stage, step: int, arguments: tuple[PyTree, ...]) -> Any:
+  """The update of a stage as one program; says what it costs."""
+  begun = time.monotonic()
+  sharding = parallel.replicated(run.mesh)
+  update = jax.jit(run.method.update, static_argnames="stage", donate_argnums=0, out_shardings=sharding)
+  with jax.set_mesh(run.mesh):
+    program = update.lower(*arguments, stage=stage).compile()
+  memory = program.memory_analysis()
+  cost = ""
+  if memory is not None:
+    size = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    cost = f"; a step needs {byte_count(size + memory.temp_size_in_bytes)} on each device"
+  run.progress.say(f"compiled   {_words(stage)}; for step {step} on, in {duration(time.monotonic() - begun)}{cost}")
+  return program
+
+
+def _words(stage: Stage) -> str:
+  """A stage in a line: its size, then whatever else its method gave it that is not zero."""
+  others = {
+    f.name: getattr(stage, f.name) for f in dataclasses.fields(stage) if f.name not in ("resolution", "batch_size")
+  }
+  named = [name if value is True else f"{name} {value}" for name, value in others.items() if value]
+  return ", ".join([f"{stage.resolution}x{stage.resolution}", f"batch {stage.batch_size}", *named])
+
+
+def _foretell(run: Run, step: int, begun: float) -> None:
+  """Say how long the run will take, from the time since the first step of a program."""
+  seconds = (run.progress.seconds() - begun) / TIMED_STEPS
+  left = expected_seconds(run.method.stages, step + 1, run.config["num_steps"], seconds)
+  run.progress.say(f"duration   about {duration(left)} from here, at {seconds:.3g} s a step now")
+
+
+def expected_seconds(stages: Stages[Stage], step: int, num_steps: int, seconds: float) -> float:
+  """Time from `step` to `num_steps` if a step takes `seconds` now, and others in proportion to pixels times samples."""
+
+  def cost(stage: Stage) -> int:
+    return stage.batch_size * stage.resolution**2 * getattr(stage, "samples", 1)
+
+  starts = [start for start, _ in stages[1:]] + [num_steps]
+  steps = [max(0, min(end, num_steps) - max(start, step)) for (start, _), end in zip(stages, starts, strict=True)]
+  work = sum(n * cost(stage) for n, (_, stage) in zip(steps, stages, strict=True))
+  return seconds * work / cost(stage_at(stages, step))
+
+
+def _read(run: Run, metrics: Mapping[str, Array], done: int) -> dict[str, float]:
+  """Wait for the numbers of update `done`. One that is not finite is written down and ends the run."""
+  values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+  if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
+    run.writer.scalars(done, values)
+    raise _diverged(run, f"step {done}: {wrong[0]} is {values[wrong[0]]}")
+  return values
+
+
+def _diverged(run: Run, what: str) -> UserError:
+  run.checkpoints.wait()
+  saved = run.checkpoints.latest_step()
+  return UserError(
+    f"{what}; training stops and {'nothing' if saved is None else f'nothing after step {saved}'} is saved; "
+    "try lower learning rates (another --workdir), or look at metrics.jsonl for the step where it began"
+  )
+
+
+def _log(run: Run, done: int, averages: Mapping[str, float], plan: Mapping[str, float | int]) -> None:
+  run.progress.report(averages)
+  planned = {f"plan/{name}": value for name, value in plan.items()}
+  run.writer.scalars(done, {**averages, **planned, "images_per_second": run.progress.images_per_second})
+  run.progress.restart_clock()
+
+
+def _save(run: Run, state: PyTree, done: int) -> None:
+  if not jax.jit(all_finite)(state):
+    raise _diverged(run, f"step {done}: {nonfinite_names(state)[0]} is not finite")
+  run.checkpoints.save(done, state)
+
+
+def _model(run: Run, state: PyTree, done: int) -> Model:
+  params = parallel.local_copy(run.method.params_of(state, ema=True))
+  return dataclasses.replace(run.model, params=params, step=done)
+
+
+def _preview(run: Run, state: PyTree, done: int) -> None:
+  """A picture of the fixed latents. Every process renders it (all must be free for the next step), one writes it."""
+  settings = run.config["preview"]
+  picture = preview(_model(run, state, done), count=settings["count"], resolution=settings.get("resolution"))
+  if parallel.is_writer():
+    path = run.workdir / "previews" / f"step_{done:06d}.png"
+    write_png(path, picture)
+    run.writer.image(done, "preview", picture)
+    run.progress.say(f"preview    {path}")
+
+
+def _measure(run: Run, state: PyTree, done: int, alarmed: list[str], *, samples: int) -> list[str]:
+  """Log the shape metrics; say which alarms began or ended. Returns the kinds of alarm that are on."""
+  options = {"samples": samples, "resolution": run.config["evaluation"].get("resolution")}
+  report = shape_report(_model(run, state, done), data_deviation=run.data_deviation, **options)
+  run.writer.scalars(done, report)
+  ringing = alarms(report)
+  for kind, sentence in ringing.items():
+    if kind not in alarmed:
+      run.progress.say(f"warning    step {done}: {sentence}")
+  for kind in alarmed:
+    if kind not in ringing:
+      run.progress.say(f"well       step {done}: no longer {kind}")
+  return list(ringing)
+
+
+def _due(done: int, settings: Mapping[str, Any]) -> bool:
+  """Every `every` steps (0: never), and once after `first`."""
+  every = settings.get("every") or 0
+  return (every > 0 and done % every == 0) or done == settings.get("first")
