@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def loop() -> ConfigDict:
@@ -22,19 +23,22 @@ def loop() -> ConfigDict:
 
 
 def data(name: str, **settings) -> ConfigDict:
-  """A data section. `resize="legacy"` is the nearest-neighbour resize of the published code."""
-  section = ConfigDict({
-    "name": name,
-    "split": "train",
-    "path": "",
-    "image_size": 64,
-    "crop": 0,
-    "flip": True,
-    "resize": "antialias",
-    "num_examples": 0,
-    "cache_dir": "",
-    "tfds_name": "",
-  })
+  """A data section; None means the set's default. `resize="legacy"` is the published nearest-neighbour resize."""
+  section = ConfigDict(
+    {
+      "name": name,
+      "split": "train",
+      "path": placeholder(str),
+      "image_size": 64,
+      "crop": placeholder(int),
+      "flip": True,
+      "resize": "antialias",
+      "num_examples": placeholder(int),
+      "cache_dir": placeholder(str),
+      "tfds_name": placeholder(str),
+      "background": placeholder(str),
+    }
+  )
   section.update(settings)
   return section
 
@@ -42,14 +46,17 @@ def data(name: str, **settings) -> ConfigDict:
 def choose(preset: str, presets: dict[str, Callable[[], ConfigDict]]) -> ConfigDict:
   """The config of a preset; an unknown one names those that exist."""
   if preset not in presets:
-    raise ValueError(f"no preset {preset!r}; choose one of: {', '.join(presets)} (as in --config=FILE.py:{next(iter(presets))})")
+    raise ValueError(
+      f"no preset {preset!r}; choose one of: {', '.join(presets)} (as in --config=FILE.py:{next(iter(presets))})"
+    )
   return presets[preset]()
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
   """The same config, small enough for a test: narrow networks, 8 to 16 pixels, batch 4, few samples, short schedules.
 
-  Everything that decides which code runs stays as it is (stages, fades, heads, conditioning, tracking); only sizes shrink.
+  Everything that decides which code runs stays as it is (stages, fades, heads, conditioning, tracking); only sizes
+  shrink.
   """
   small = config.copy_and_resolve_references()
   with small.unlocked():

@@ -2,9 +2,9 @@
 
   python -m shapegan_jax.main --config=configs/pigan.py --workdir=runs/pigan_heads
 
-Presets: heads (default), smoke, heads_large, celeba, bfm, cats, carla. `heads` shares every setting with ShadeGAN's, less
-the light: it is the baseline that shows shape and colour mixed up. The published presets reproduce the authors' settings;
-none of them has been run to its end by us yet, so no result is claimed for them.
+Presets: heads (default), smoke, heads_large, celeba, bfm, cats, carla. `heads` shares every setting with ShadeGAN's,
+less the light: it is the baseline that shows shape and colour mixed up. The published presets reproduce the authors'
+settings; none of them has been run to its end by us yet, so no result is claimed for them.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ def get_config(preset: str = "heads") -> ConfigDict:
 
 def heads() -> ConfigDict:
   """The embedded heads on a laptop: as ShadeGAN's preset, without light."""
-  config = siren_common.heads()
-  config.num_steps = 2500
-  return config
+  return siren_common.heads()
 
 
 def smoke() -> ConfigDict:
@@ -48,7 +46,7 @@ def heads_large() -> ConfigDict:
 
 
 def celeba() -> ConfigDict:
-  """The authors' CelebA curriculum: 64 pixels in one stage (the paper's 32/64/128 is ShadeGAN's baseline, `bfm` here)."""
+  """The authors' CelebA curriculum: 64 pixels in one stage (`bfm` has the paper's 32/64/128)."""
   config = siren_common.published()
   config.num_steps = 200_000  # pigan
   config.data = siren_common.celeba()
@@ -119,15 +117,17 @@ def carla() -> ConfigDict:
   config = siren_common.published()
   config.num_steps = 200_000
   config.data = common.data("carla", path="data/carla", image_size=128, flip=False)
-  config.cameras = ConfigDict({
-    "fov_deg": 30.0,
-    "near": 0.7,
-    "far": 1.3,
-    "radius": 1.0,
-    "prior": "spherical",
-    "yaw": (-3.141592653589793, 3.141592653589793),
-    "pitch": (0.05558, 1.5707963267948966),  # polar angles 0 to 86.8 degrees: v uniform in [0, 85/180]
-  })
+  config.cameras = ConfigDict(
+    {
+      "fov_deg": 30.0,
+      "near": 0.7,
+      "far": 1.3,
+      "radius": 1.0,
+      "prior": "spherical",
+      "yaw": (-3.141592653589793, 3.141592653589793),
+      "pitch": (0.05558, 1.5707963267948966),  # polar angles 0 to 86.8 degrees: v uniform in [0, 85/180]
+    }
+  )
   config.field.warp_scale = 1.0  # pigan's TALLSIREN reads world coordinates
   config.critic = siren_common.critic("progressive", resolution=128)
   config.stages = siren_common.stages(

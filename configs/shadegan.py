@@ -2,8 +2,8 @@
 
   python -m shapegan_jax.main --config=configs/shadegan.py --workdir=runs/heads
 
-Presets: heads (default), smoke, heads_large, celeba, celeba_view, bfm, bfm_view, cats. The published presets reproduce the
-authors' settings; none of them has been run to its end by us yet, so no result is claimed for them.
+Presets: heads (default), smoke, heads_large, celeba, celeba_view, bfm, bfm_view, cats. The published presets
+reproduce the authors' settings; none of them has been run to its end by us yet, so no result is claimed for them.
 """
 
 from __future__ import annotations
@@ -32,18 +32,20 @@ def get_config(preset: str = "heads") -> ConfigDict:
 
 def tracking(**settings) -> ConfigDict:
   """Surface tracking, off unless `enabled`; the defaults are the authors' (shade)."""
-  section = ConfigDict({
-    "enabled": False,
-    "start": 5000,
-    "rate": 3e-5,
-    "width": (0.24, 0.06),
-    "samples": 6,
-    "weight": 1.0,
-    "perceptual": False,  # the authors' L1 + LPIPS; needs pip install 'shapegan_jax[metrics]'
-    "inference": False,
-    "net_width": 256,
-    "net_resolution": 128,
-  })
+  section = ConfigDict(
+    {
+      "enabled": False,
+      "start": 5000,
+      "rate": 3e-5,
+      "width": (0.24, 0.06),
+      "samples": 6,
+      "weight": 1.0,
+      "perceptual": False,  # the authors' L1 + LPIPS; needs pip install 'shapegan_jax[metrics]'
+      "inference": False,
+      "net_width": 256,
+      "net_resolution": 128,
+    }
+  )
   section.update(settings)
   return section
 
@@ -51,19 +53,20 @@ def tracking(**settings) -> ConfigDict:
 def heads() -> ConfigDict:
   """The embedded heads on a laptop."""
   config = siren_common.heads()
-  config.num_steps = 2500
   # The set's own light distribution (shapegan_jax/data/heads_model.py); lights.prior=fitted measures it instead.
-  config.lights = ConfigDict({
-    "prior": "gaussian",
-    "mean": (-0.3, 0.22, 0.0, 0.2),
-    "covariance": (
-      (0.0144, -0.0144, 0.0, 0.0),
-      (-0.0144, 0.0156, 0.0, 0.0),
-      (0.0, 0.0, 0.36, 0.0),
-      (0.0, 0.0, 0.0, 0.16),
-    ),
-    "ramp": (0, 0),  # shading from the first step: a sphere's shading is right from the start
-  })
+  config.lights = ConfigDict(
+    {
+      "prior": "gaussian",
+      "mean": (-0.3, 0.22, 0.0, 0.2),
+      "covariance": (
+        (0.0144, -0.0144, 0.0, 0.0),
+        (-0.0144, 0.0156, 0.0, 0.0),
+        (0.0, 0.0, 0.36, 0.0),
+        (0.0, 0.0, 0.0, 0.16),
+      ),
+      "ramp": (0, 0),  # shading from the first step: a sphere's shading is right from the start
+    }
+  )
   config.tracking = tracking()
   return config
 
@@ -71,7 +74,7 @@ def heads() -> ConfigDict:
 def smoke() -> ConfigDict:
   """A first try in a minute, surface tracking included."""
   config = siren_common.smoke(heads())
-  config.tracking = tracking(enabled=True, start=20, rate=0.05, samples=6, net_width=32, net_resolution=16)
+  config.tracking = tracking(enabled=True, start=20, rate=0.05, samples=8, net_width=32, net_resolution=16)
   return config
 
 
@@ -99,17 +102,19 @@ def light_prior() -> ConfigDict:
 
   The mean's first two numbers are those of their render script; the covariance is ours, wide enough for any portrait.
   """
-  return ConfigDict({
-    "prior": "gaussian",
-    "mean": (0.17, 0.42, 0.0, 0.0),
-    "covariance": (
-      (0.04, 0.0, 0.0, 0.0),
-      (0.0, 0.04, 0.0, 0.0),
-      (0.0, 0.0, 0.25, 0.0),
-      (0.0, 0.0, 0.0, 0.09),
-    ),
-    "ramp": (5000, 7000),  # shade: no shading, then a ramp
-  })
+  return ConfigDict(
+    {
+      "prior": "gaussian",
+      "mean": (0.17, 0.42, 0.0, 0.0),
+      "covariance": (
+        (0.04, 0.0, 0.0, 0.0),
+        (0.0, 0.04, 0.0, 0.0),
+        (0.0, 0.0, 0.25, 0.0),
+        (0.0, 0.0, 0.0, 0.09),
+      ),
+      "ramp": (5000, 7000),  # shade: no shading, then a ramp
+    }
+  )
 
 
 def celeba() -> ConfigDict:

@@ -1,7 +1,7 @@
 """Sections that pi-GAN, ShadeGAN (and GOF) share, with the published values.
 
-Sources: "pigan", "shade" are the authors' released curricula (commits 0800af7 and 154e897). Batch sizes there are per GPU;
-ours are global and the comment shows the product. Angles are radians about the frontal pose.
+Sources: "pigan", "shade" are the authors' released curricula (commits 0800af7 and 154e897). Batch sizes there are per
+GPU; ours are global and the comment shows the product. Angles are radians about the frontal pose.
 """
 
 from __future__ import annotations
@@ -19,39 +19,45 @@ def published() -> ConfigDict:
   config.checkpoint.every = 2000
   config.evaluation.every = 5000
   config.mapping = ConfigDict({"latent_dim": 256, "hidden_dim": 256, "n_hidden": 3})  # pigan
-  config.field = ConfigDict({
-    "width": 256,
-    "depth": 8,
-    "view_condition": True,
-    "light_condition": False,
-    "frequency_scale": 15.0,  # pigan: 15 f + 30
-    "frequency_shift": 30.0,
-    "warp_scale": 2 / 0.24,  # pigan: a box of side 0.24 becomes [-1, 1]
-    "init_constant": 25.0,  # pigan: weights U(+-sqrt(6 / fan_in) / 25)
-    "sine": "fast",
-    "compute_dtype": "float32",  # "bfloat16" rounds the operands of the wide products alone (accelerators)
-    "sphere_start": {},  # off
-  })
-  config.rendering = ConfigDict({
-    "fine": True,  # as many importance samples as coarse ones
-    "clamp": "relu",
-    "last": "published",  # the last interval is 1e10 long; its gradient is what the published clipping tames
-    "last_back": False,
-    "eval_last_back": False,
-    "background": 0.0,
-    "normalise_distance": True,
-    "density_noise_steps": 5000,  # standard deviation 1 -> 0
-    "eval_samples": 24,  # the authors double the samples for pictures
-    "chunk_points": 0,  # chosen for the device
-  })
-  config.objectives = ConfigDict({
-    "r1": 1.0,
-    "pose": 15.0,
-    "latent": 0.0,
-    "topk_interval": 2000,
-    "topk_share": 0.6,
-    "shared_fakes": False,
-  })
+  config.field = ConfigDict(
+    {
+      "width": 256,
+      "depth": 8,
+      "view_condition": True,
+      "light_condition": False,
+      "frequency_scale": 15.0,  # pigan: 15 f + 30
+      "frequency_shift": 30.0,
+      "warp_scale": 2 / 0.24,  # pigan: a box of side 0.24 becomes [-1, 1]
+      "init_constant": 25.0,  # pigan: weights U(+-sqrt(6 / fan_in) / 25)
+      "sine": "fast",
+      "compute_dtype": "float32",  # "bfloat16" rounds the operands of the wide products alone (accelerators)
+      "sphere_start": {},  # off
+    }
+  )
+  config.rendering = ConfigDict(
+    {
+      "fine": True,  # as many importance samples as coarse ones
+      "clamp": "relu",
+      "last": "published",  # the last interval is 1e10 long; its gradient is what the published clipping tames
+      "last_back": False,
+      "eval_last_back": False,
+      "background": 0.0,
+      "normalise_distance": True,
+      "density_noise_steps": 5000,  # standard deviation 1 -> 0
+      "eval_samples": 24,  # the authors double the samples for pictures
+      "chunk_points": 0,  # chosen for the device
+    }
+  )
+  config.objectives = ConfigDict(
+    {
+      "r1": 1.0,
+      "pose": 15.0,
+      "latent": 0.0,
+      "topk_interval": 2000,
+      "topk_share": 0.6,
+      "shared_fakes": False,
+    }
+  )
   config.optimizers = ConfigDict({"b1": 0.0, "b2": 0.9, "clip": 1.0, "discriminator_clip": 1.0})
   config.averages = ConfigDict({"decay": 0.999, "slow_decay": 0.9999})
   return config
@@ -59,52 +65,61 @@ def published() -> ConfigDict:
 
 def faces() -> ConfigDict:
   """The pose distribution and volume of CelebA and BFM (pigan, shade)."""
-  return ConfigDict({
-    "fov_deg": 12.0,
-    "near": 0.88,
-    "far": 1.12,
-    "radius": 1.0,
-    "prior": "gaussian",
-    "yaw": (0.0, 0.3),
-    "pitch": (0.0, 0.155),
-  })
+  return ConfigDict(
+    {
+      "fov_deg": 12.0,
+      "near": 0.88,
+      "far": 1.12,
+      "radius": 1.0,
+      "prior": "gaussian",
+      "yaw": (0.0, 0.3),
+      "pitch": (0.0, 0.155),
+    }
+  )
 
 
 def cats() -> ConfigDict:
   """The pose distribution and volume of Cats (pigan, shade)."""
-  return ConfigDict({
-    "fov_deg": 12.0,
-    "near": 0.8,
-    "far": 1.2,
-    "radius": 1.0,
-    "prior": "uniform",
-    "yaw": (0.0, 0.5),
-    "pitch": (0.0, 0.4),
-  })
+  return ConfigDict(
+    {
+      "fov_deg": 12.0,
+      "near": 0.8,
+      "far": 1.2,
+      "radius": 1.0,
+      "prior": "uniform",
+      "yaw": (0.0, 0.5),
+      "pitch": (0.0, 0.4),
+    }
+  )
 
 
 def critic(kind: str, *, resolution: int, latent: int = 256, pose: bool = True, coord: bool = True) -> ConfigDict:
   """A discriminator at its published width, able to read up to `resolution`."""
-  return ConfigDict({
-    "kind": kind,
-    "max_resolution": resolution,
-    "latent_dim": latent,
-    "pose": pose,
-    "width_multiplier": 1.0,
-    "max_channels": 400,
-    "coord": coord,
-  })
+  return ConfigDict(
+    {
+      "kind": kind,
+      "max_resolution": resolution,
+      "latent_dim": latent,
+      "pose": pose,
+      "width_multiplier": 1.0,
+      "max_channels": 400,
+      "coord": coord,
+    }
+  )
 
 
-def stages(fade_steps: int = 10_000, **columns) -> ConfigDict:
+def stages(fade_steps: int = 10_000, fade_first: bool = True, **columns) -> ConfigDict:
   """The stage table from its columns; `split` (the authors' batch_split) becomes the gradient's scale."""
   split = columns.pop("split", (1,) * len(columns["start"]))
-  return ConfigDict({
-    "topk_group": (0,) * len(split),
-    **columns,
-    "gradient_scale": tuple(float(s) for s in split),
-    "fade_steps": fade_steps,
-  })
+  return ConfigDict(
+    {
+      "topk_group": (0,) * len(split),
+      **columns,
+      "gradient_scale": tuple(float(s) for s in split),
+      "fade_steps": fade_steps,
+      "fade_first": fade_first,
+    }
+  )
 
 
 def celeba() -> ConfigDict:
@@ -122,68 +137,78 @@ def cat_crops() -> ConfigDict:
   return common.data("cats", path="data/cats", image_size=128)
 
 
-def heads(resolution: int = 32) -> ConfigDict:
+def heads() -> ConfigDict:
   """What the embedded heads need on two CPU cores: a narrow network that starts as a soft sphere. All values are ours.
 
   A small network with the published start is noise after ten minutes; see the header of `configs/shadegan.py` for what
   was measured.
   """
   config = common.loop()
+  config.num_steps = 2400
   config.data = common.data("heads")
   config.cameras = faces()  # the set's own pose distribution (shapegan_jax/data/heads_model.py)
   config.mapping = ConfigDict({"latent_dim": 64, "hidden_dim": 128, "n_hidden": 2})
-  config.field = ConfigDict({
-    "width": 64,
-    "depth": 4,
-    "view_condition": False,
-    "light_condition": False,
-    "frequency_scale": 5.0,
-    "frequency_shift": 10.0,
-    "warp_scale": 2 / 0.24,
-    "init_constant": 25.0,
-    "sine": "fast",
-    "compute_dtype": "float32",
-    "sphere_start": {"radius": 0.75, "sharpness": 80.0, "gain": 20.0},
-  })
-  config.rendering = ConfigDict({
-    "fine": False,
-    "clamp": "relu",
-    "last": "far",
-    "last_back": False,
-    "eval_last_back": False,
-    "background": 1.0,  # the set's background; black would hide black matter in it
-    "normalise_distance": True,
-    "density_noise_steps": 0,
-    "eval_samples": 24,
-    "chunk_points": 0,
-  })
-  config.critic = ConfigDict({
-    "kind": "strided",
-    "max_resolution": 64,
-    "latent_dim": 0,
-    "pose": True,
-    "width_multiplier": 0.15,
-    "max_channels": 64,
-    "coord": True,
-  })
-  config.objectives = ConfigDict({
-    "r1": 5.0,
-    "pose": 15.0,
-    "latent": 0.0,
-    "topk_interval": 2000,
-    "topk_share": 0.6,
-    "shared_fakes": True,
-  })
+  config.field = ConfigDict(
+    {
+      "width": 64,
+      "depth": 4,
+      "view_condition": False,
+      "light_condition": False,
+      "frequency_scale": 5.0,
+      "frequency_shift": 10.0,
+      "warp_scale": 2 / 0.24,
+      "init_constant": 25.0,
+      "sine": "fast",
+      "compute_dtype": "float32",
+      "sphere_start": {"radius": 0.75, "sharpness": 250.0, "gain": 60.0},
+    }
+  )
+  config.rendering = ConfigDict(
+    {
+      "fine": False,
+      "clamp": "relu",
+      "last": "far",
+      "last_back": False,
+      "eval_last_back": False,
+      "background": 1.0,  # the set's background; black would hide black matter in it
+      "normalise_distance": True,
+      "density_noise_steps": 0,
+      "eval_samples": 24,
+      "chunk_points": 0,
+    }
+  )
+  config.critic = ConfigDict(
+    {
+      "kind": "strided",
+      "max_resolution": 64,
+      "latent_dim": 0,
+      "pose": True,
+      "width_multiplier": 0.15,
+      "max_channels": 64,
+      "coord": True,
+    }
+  )
+  config.objectives = ConfigDict(
+    {
+      "r1": 5.0,
+      "pose": 15.0,
+      "latent": 0.0,
+      "topk_interval": 2000,
+      "topk_share": 0.6,
+      "shared_fakes": True,
+    }
+  )
   config.optimizers = ConfigDict({"b1": 0.0, "b2": 0.9, "clip": 1.0, "discriminator_clip": 10.0})
   config.averages = ConfigDict({"decay": 0.995, "slow_decay": 0.999})
   config.stages = stages(
-    start=(0,),
-    resolution=(resolution,),
-    batch_size=(8,),
-    samples=(10,),
-    generator_rate=(3e-4,),
-    discriminator_rate=(2e-4,),
-    fade_steps=0,
+    start=(0, 1800),
+    resolution=(32, 64),
+    batch_size=(8, 4),
+    samples=(10, 12),
+    generator_rate=(3e-4, 2e-4),
+    discriminator_rate=(2e-4, 2e-4),
+    fade_steps=200,
+    fade_first=False,
   )
   return config
 
@@ -194,7 +219,15 @@ def smoke(config: ConfigDict) -> ConfigDict:
   config.data.update(image_size=32, num_examples=256)
   config.field.update(width=32, depth=3)
   config.critic.update(max_resolution=16, width_multiplier=0.1)
-  config.stages.update(resolution=(16,), batch_size=(4,), samples=(8,))
+  config.stages = stages(
+    start=(0,),
+    resolution=(16,),
+    batch_size=(4,),
+    samples=(8,),
+    generator_rate=(3e-4,),
+    discriminator_rate=(2e-4,),
+    fade_steps=0,
+  )
   config.log_every = 5
   config.preview.update(first=20, every=40, count=4, resolution=32)
   config.checkpoint.every = 20

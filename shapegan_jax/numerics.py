@@ -1,4 +1,4 @@
-"""Numerical hazards, each solved once: division by zero, normalisation at zero, and a sine that is cheap on every device."""
+"""Numerical hazards, each solved once: division by zero, normalisation at zero, and a sine that is cheap everywhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 
 def safe_div(numerator: Array, denominator: Array, *, eps: float = 1e-10) -> Array:
-  """numerator / denominator where |denominator| > eps, else 0; the gradient is finite everywhere (0 in the second case)."""
+  """numerator / denominator where |denominator| > eps, else 0; the gradient is finite (0 in the second case)."""
   usable = jnp.abs(denominator) > eps
   return jnp.where(usable, numerator / jnp.where(usable, denominator, 1.0), 0.0)
 

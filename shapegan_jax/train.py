@@ -206,11 +206,10 @@ def _compile(run: Run, stage: Stage, step: int, arguments: tuple[PyTree, ...]) -
 
 
 def _words(stage: Stage) -> str:
-  """A stage in a line: its size, then whatever else its method gave it that is not zero."""
-  others = {
-    f.name: getattr(stage, f.name) for f in dataclasses.fields(stage) if f.name not in ("resolution", "batch_size")
-  }
-  named = [name if value is True else f"{name} {value}" for name, value in others.items() if value]
+  """A stage in a line: its size, then whatever else differs from its class's defaults."""
+  fields = [f for f in dataclasses.fields(stage) if f.name not in ("resolution", "batch_size")]
+  odd = {f.name: getattr(stage, f.name) for f in fields if getattr(stage, f.name) != f.default}
+  named = [name if value is True else f"{name} {value}" for name, value in odd.items()]
   return ", ".join([f"{stage.resolution}x{stage.resolution}", f"batch {stage.batch_size}", *named])
 
 

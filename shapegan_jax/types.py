@@ -1,8 +1,8 @@
 """The nouns of the package: array aliases, records that travel between parts, and the callback types.
 
-Conventions (the whole package keeps them): batch axes come first and any leading shape works; the world is y up with the
-object at the origin and `yaw = pitch = 0` looking at it from (0, 0, 1); angles are radians; `rgb` and `albedo` are in
-[0, 1]; `distance` is measured along a ray, `depth` along the optical axis. Every record is a pytree.
+Conventions (the whole package keeps them): batch axes come first and any leading shape works; the world is y up with
+the object at the origin and `yaw = pitch = 0` looking at it from (0, 0, 1); angles are radians; `rgb` and `albedo`
+are in [0, 1]; `distance` is measured along a ray, `depth` along the optical axis. Every record is a pytree.
 """
 
 from __future__ import annotations

@@ -104,8 +104,8 @@ def shallow(config: ConfigDict) -> ConfigDict:
   return config
 
 
-# What of a stage says how many or how large. Stages alike but for these are one program in other sizes, of which the first
-# is traced, and the preset's last stage. With EVERY_STAGE=1 (.ci/run sets it) all are.
+# What of a stage says how many or how large. Stages alike but for these are one program in other sizes: the first of
+# each program is traced, and the last stage. With EVERY_STAGE=1 (.ci/run sets it) all are.
 SIZES = {"resolution", "samples", "batch_size", "topk_group", "gradient_scale"}
 
 

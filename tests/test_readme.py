@@ -55,6 +55,7 @@ def python(*arguments: str, cwd: Path) -> str:
   """Output of a Python process in `cwd`, with caches of its own and a compiler in a hurry."""
   hurry = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
   environment = os.environ | {
+    "PYTHONPATH": str(ROOT),
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": hurry,
     "JAX_COMPILATION_CACHE_DIR": str(cwd / "compiled"),

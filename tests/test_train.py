@@ -139,7 +139,7 @@ def test_another_config_is_refused_and_the_difference_said(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
   with pytest.raises(UserError, match="nothing after step 6 is saved") as info:
-    train(toy_config(20), tmp_path, method=ToyMethod(poison=(7, "loss")), source=ToySource())
+    train(toy_config(20, log_every=5), tmp_path, method=ToyMethod(poison=(7, "loss")), source=ToySource())
   # It is read one step late but belongs to its own step.
   assert str(info.value).startswith("step 8: color is nan")
   assert saved_steps(tmp_path) == [3, 6]

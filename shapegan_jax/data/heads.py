@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 from tqdm import tqdm
 
@@ -227,6 +227,10 @@ class HeadsSource:
       "pitch": np.float32(record["pitch"]),
       "light": record["light"],
     }
+
+  def lights(self) -> Float32[np.ndarray, "n 4"]:
+    """The light codes of all examples, for a prior fitted to them."""
+    return np.stack([self[i]["light"] for i in range(len(self))])
 
   def images(self) -> UInt8[np.ndarray, "n h w 3"]:
     """All images of the split in one array: for training, where they fit in memory and nothing else is needed."""

@@ -1,8 +1,8 @@
 """Engine of the adversarial methods: a generator of pictures against a discriminator.
 
 One update is the authors' order (pi-GAN, GOF and ShadeGAN share it): the discriminator learns on fresh fakes, the
-generator on other fresh fakes against the new discriminator, then the averages follow. With `shared_fakes` both learn from
-one set of fakes, which spares a rendering (a quarter of the generator's arithmetic) and is our own option.
+generator on other fresh fakes against the new discriminator, then the averages follow. With `shared_fakes` both learn
+from one set of fakes, which spares a rendering (a quarter of the generator's arithmetic) and is our own option.
 """
 
 from __future__ import annotations
@@ -64,7 +64,10 @@ class GanStage(Stage):
 
 @dataclasses.dataclass(frozen=True)
 class StageTable:
-  """Columns of equal length: stage i begins at step `start[i]`. Rates are per stage; `fade_steps` follow each change."""
+  """Columns of equal length: stage i begins at step `start[i]`. Rates are per stage.
+
+  Each new resolution fades in over `fade_steps` steps, the first one too (as published) if `fade_first`.
+  """
 
   start: tuple[int, ...] = (0,)
   resolution: tuple[int, ...] = (32,)
@@ -75,9 +78,12 @@ class StageTable:
   topk_group: tuple[int, ...] = (0,)
   gradient_scale: tuple[float, ...] = (1.0,)
   fade_steps: int = 10_000
+  fade_first: bool = True
 
   def __post_init__(self):
-    lengths = {f.name: len(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "fade_steps"}
+    lengths = {
+      f.name: len(getattr(self, f.name)) for f in dataclasses.fields(self) if f.type != "int" and f.type != "bool"
+    }
     if len(set(lengths.values())) != 1 or self.start[0] != 0 or list(self.start) != sorted(set(self.start)):
       raise UserError(f"config.stages: columns must be equally long, start at 0 and ascend; found lengths {lengths}")
 
@@ -89,9 +95,8 @@ class StageTable:
       stage = GanStage(
         self.resolution[i], self.batch_size[i], self.samples[i], self.topk_group[i], self.gradient_scale[i]
       )
-      grown = i == 0 or self.resolution[i] != self.resolution[i - 1]
-      faded = self.fade_start(start) + self.fade_steps
-      if self.fade_steps and (grown or faded > start):
+      faded = self.fade_end(start)
+      if faded > start:
         rows.append((start, dataclasses.replace(stage, fading=True)))
         if end is None or faded < end:
           rows.append((faded, stage))
@@ -104,6 +109,11 @@ class StageTable:
     begun = [i for i, start in enumerate(self.start) if start <= step]
     changes = [i for i in begun if i == 0 or self.resolution[i] != self.resolution[i - 1]]
     return self.start[changes[-1]]
+
+  def fade_end(self, step: int) -> int:
+    """The step at which the resolution of `step` has faded in."""
+    start = self.fade_start(step)
+    return start + self.fade_steps if start > 0 or self.fade_first else start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,9 +173,9 @@ class AdversarialMethod(abc.ABC):
   def plan(self, step: int) -> tuple[GanStage, dict[str, float]]:
     """Stage of the step; anneals `fade`, `topk`, and the two learning rates."""
     table, goals = self.table, self.objectives
-    begun = table.fade_start(step)
+    begun, faded = table.fade_start(step), table.fade_end(step)
     anneals = {
-      "fade": ramp(step, begun, begun + table.fade_steps) if table.fade_steps else 1.0,
+      "fade": ramp(step, begun, faded) if faded > begun else 1.0,
       "topk": max(0.99 ** (step / goals.topk_interval), goals.topk_share),
       "generator_rate": piecewise(table.start, table.generator_rate, step),
       "discriminator_rate": piecewise(table.start, table.discriminator_rate, step),
@@ -200,9 +210,7 @@ class AdversarialMethod(abc.ABC):
     """Discriminator, generator, averages: one step."""
     gen_key = stream(key, "generator", state.step)
     if self.objectives.shared_fakes:
-      gen_params, gen_opt, fakes, gen_metrics = self._generator_step(
-        state, state.disc_params, gen_key, anneals, stage
-      )
+      gen_params, gen_opt, fakes, gen_metrics = self._generator_step(state, state.disc_params, gen_key, anneals, stage)
       disc_params, disc_opt, disc_metrics = self._discriminator_step(state, batch["image"], fakes, anneals, stage)
     else:
       fakes = self.generate(state.gen_params, stream(key, "discriminator", state.step), anneals, stage=stage)
@@ -227,11 +235,13 @@ class AdversarialMethod(abc.ABC):
 
     return adam(self.optimizers.clip), adam(self.optimizers.discriminator_clip)
 
-  def _criticise(self, disc_params: PyTree, image: Array, anneals: Mapping[str, Array], stage: GanStage) -> CriticOutput:
+  def _criticise(
+    self, disc_params: PyTree, image: Array, anneals: Mapping[str, Array], stage: GanStage
+  ) -> CriticOutput:
     return self.critic.apply({"params": disc_params}, image, anneals["fade"], fading=stage.fading)
 
   def _identity_losses(self, output: CriticOutput, fakes: Fakes) -> dict[str, Array]:
-    """pi-GAN's identity penalty: the discriminator must read pose and latent off a fake, and the generator must show them."""
+    """pi-GAN's identity penalty: the discriminator reads pose and latent off a fake, which must show them."""
     terms = {}
     if self.objectives.pose:
       terms["pose"] = self.objectives.pose * losses.consistency_loss(output.pose, fakes.pose)

@@ -28,7 +28,7 @@ class Method(Protocol):
   def update(
     self, state: PyTree, batch: dict[str, Array], key: Key, anneals: dict[str, Array], *, stage: Stage
   ) -> tuple[PyTree, dict[str, Array]]:
-    """One training step. `batch["image"]` is [b, h, w, 3] in [-1, 1]; `key` is the run's key, folded with `state.step`."""
+    """One training step. `batch["image"]` is [b, h, w, 3] in [-1, 1]; `key` is the run's, folded with `state.step`."""
 
   def params_of(self, state: PyTree, *, ema: bool = True) -> PyTree:
     """The generator's parameters: the average that is evaluated, or the raw ones."""

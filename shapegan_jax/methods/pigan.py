@@ -1,11 +1,12 @@
 """pi-GAN: periodic implicit generative adversarial networks (Chan et al., CVPR 2021, arXiv 2012.00926).
 
-A mapping network turns a latent into frequencies and phases that modulate a SIREN, a neural radiance field rendered from a
-random pose; a discriminator that grows with the resolution judges the picture. No poses of the real pictures are known:
-only their distribution. Sections 3.1-3.4 of the paper; the identity (pose) penalty and top-k training are the authors'
-code's. Departures: pose targets are our centred (pitch, yaw), which differ from the authors' polar angles by a bias and a
-sign that the last layer absorbs; the reduced learning rate of the mapping network, named in the authors' code, never takes
-effect there and is left out. The authors' code carries no licence: this is written from the paper.
+A mapping network turns a latent into frequencies and phases that modulate a SIREN, a neural radiance field rendered
+from a random pose; a discriminator that grows with the resolution judges the picture. No poses of the real pictures
+are known: only their distribution. Sections 3.1-3.4 of the paper; the identity (pose) penalty and top-k training are
+the authors' code's. Departures: pose targets are our centred (pitch, yaw), which differ from the authors' polar
+angles by a bias and a sign that the last layer absorbs; the reduced learning rate of the mapping network, named in
+the authors' code, never takes effect there and is left out. The authors' code carries no licence: this is written
+from the paper.
 """
 
 from __future__ import annotations

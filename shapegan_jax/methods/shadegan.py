@@ -1,13 +1,13 @@
 """ShadeGAN: a shading-guided generative implicit model (Pan et al., NeurIPS 2021, arXiv 2110.15678).
 
-pi-GAN's field, read as density and albedo. The composited density gradient is the pixel's normal; the composited albedo is
-shaded under a light drawn from a prior (Lambertian, section 3.2), so that only true shapes look real under every light.
-A surface network predicts, from the codes and the pose, how far the surface is along each ray; once it is good, rays are
-sampled in a window around its answer that shrinks while the samples become fewer (section 3.3).
+pi-GAN's field, read as density and albedo. The composited density gradient is the pixel's normal; the composited
+albedo is shaded under a light drawn from a prior (Lambertian, section 3.2), so that only true shapes look real under
+every light. A surface network predicts, from the codes and the pose, how far the surface is along each ray; once it
+is good, rays are sampled in a window around its answer that shrinks while the samples become fewer (section 3.3).
 
 Departures from the authors' code: the background is composited after shading (theirs would be shaded when it is not
-black); the mapping and surface networks' own learning rates, named in the authors' code, never take effect there and are
-left out; poses are our centred (pitch, yaw) and reach the surface network as the authors' polar angles.
+black); the mapping and surface networks' own learning rates, named in the authors' code, never take effect there and
+are left out; poses are our centred (pitch, yaw) and reach the surface network as the authors' polar angles.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class TrackingConfig:
   """Surface tracking. The window's total width runs from `width[0]` to `width[1]` as exp(-rate (step - start)).
 
   The samples per pass run the same way from the stage's count to `samples`; the generator's rate follows their ratio.
-  `perceptual` adds LPIPS to the L1 loss; `inference` renders by tracking too; `net_width` and `net_resolution` shape the network.
+  `perceptual` adds LPIPS to the L1 loss; `inference` renders by tracking too; `net_width` and `net_resolution` shape
+  the network.
   """
 
   enabled: bool = False

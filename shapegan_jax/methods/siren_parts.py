@@ -1,4 +1,4 @@
-"""What the FiLM-SIREN generators (pi-GAN, GOF, ShadeGAN) share: codes, the field's closure, priors, a batch of renderings."""
+"""What the FiLM-SIREN generators (pi-GAN, GOF, ShadeGAN) share: codes, field, pose prior, a batch of renderings."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ class CameraConfig:
 class RenderConfig:
   """How rays are sampled and composited. `fine` adds as many importance samples as there are coarse ones.
 
-  `last` is the rule of the last interval ("far" or pi-GAN's "published" 1e10); `density_noise_steps` the step at which the
-  density noise has faded (0: never any); `chunk_points` the points in flight (0: chosen for the device).
+  `last` is the rule of the last interval ("far" or pi-GAN's "published" 1e10); `density_noise_steps` the step at
+  which the density noise has faded (0: never any); `chunk_points` the points in flight (0: chosen for the device).
   `eval_samples` per pass replaces the stage's count at inference (0: the last stage's).
   """
 
@@ -145,7 +145,8 @@ class SirenGenerator:
   def codes(self, params: PyTree, latents: Array, *, truncation: float = 1.0) -> tuple[Array, Array]:
     """Raw frequencies and phases [n, (depth + 1) * width], drawn towards their mean over latents by `truncation`.
 
-    The mean is taken over a fixed set of latents, so that truncated pictures are reproducible (the originals redraw it).
+    The mean is taken over a fixed set of latents, so that truncated pictures are reproducible (the originals redraw
+    it).
     """
     codes = self.mapping.apply({"params": params["mapping"]}, latents)
     if truncation == 1.0:
@@ -184,7 +185,7 @@ def device_chunk_points() -> int:
 
 
 def chunk_rays(n_rays: int, points_per_ray: int, batch: int, points: int) -> int:
-  """Rays per chunk and instance so that a device has about `points` points in flight: a divisor of `n_rays` if it can be."""
+  """Rays per chunk and instance for about `points` points in flight on a device: a divisor of `n_rays` if it can be."""
   wanted = max(1, points // max(1, points_per_ray * -(-batch // jax.device_count())))
   if wanted >= n_rays:
     return n_rays
@@ -214,7 +215,7 @@ def render_instances(
   gradient: bool = False,
   chunk: int | None = None,
 ) -> Rendering:
-  """Render instance i with camera i and light i: a `vmap` of the ray pipeline. Fields are [b, resolution, resolution, ...]."""
+  """Render instance i with camera i and light i: a `vmap` of the ray pipeline. [b, resolution, resolution, ...]."""
   rays = batch_rays(cameras, resolution, near=near, far=far)
   batch = rays.near.shape[0]
 

@@ -132,8 +132,8 @@ class FilmSiren(nn.Module):
   def _film(self, product: Array, bias: Array, frequencies: Array, phases: Array, index: int) -> Array:
     """f (product + bias) + p = f product + (f bias + p).
 
-    The frequency multiplies the product, not the kernel: kernels shared by all instances of a batch make one large matrix
-    product of many small ones (twice as fast on a CPU).
+    The frequency multiplies the product, not the kernel: kernels shared by all instances of a batch make one large
+    matrix product of many small ones (twice as fast on a CPU).
     """
     part = slice(index * self.width, (index + 1) * self.width)
     frequency = self.frequency_scale * frequencies[part] + self.frequency_shift

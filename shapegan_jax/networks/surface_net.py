@@ -40,8 +40,8 @@ def relative_to_distance(
 class SurfaceNet(nn.Module):
   """A decoder from 1 x 1 to `resolution` pixels; 256 wide and 128 x 128 as published.
 
-  A smaller `resolution` (a power of two from 16 on) ends after fewer of the up-sampling blocks. `width` must be a multiple
-  of `resolution`: it is halved by every block and normalised in groups of eight channels.
+  A smaller `resolution` (a power of two from 16 on) ends after fewer of the up-sampling blocks. `width` must be a
+  multiple of `resolution`: it is halved by every block and normalised in groups of eight channels.
   """
 
   code_size: int

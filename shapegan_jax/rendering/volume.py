@@ -1,8 +1,8 @@
 """The one ray pipeline: sample a field along rays, turn its answers into alphas, composite, shade.
 
 Training, previews, evaluation, interpolation and inversion all call `render_rays`. It serves one instance (one closure
-`FieldFn`) and rays [n, ...]; batches of instances use `jax.vmap`. Everything random is drawn for all rays before the rays
-are cut into chunks, so the chunk size changes results only by rounding.
+`FieldFn`) and rays [n, ...]; batches of instances use `jax.vmap`. Everything random is drawn for all rays before the
+rays are cut into chunks, so the chunk size changes results only by rounding.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ class HierarchicalSampler:
 class Compositor:
   """How weights become pictures. `background` is composited behind what was shaded (a scalar grey level in [0, 1]).
 
-  `last_back` gives what the ray did not absorb to its last sample (pi-GAN's evaluation). `normalise_distance` divides by
-  acc as GOF and ShadeGAN do; pi-GAN does not.
+  `last_back` gives what the ray did not absorb to its last sample (pi-GAN's evaluation). `normalise_distance` divides
+  by acc as GOF and ShadeGAN do; pi-GAN does not.
   """
 
   opacity: Opacity = Density()
@@ -192,7 +192,8 @@ def render_rays(
   """Render rays [n, ...] of one instance in chunks of `chunk` rays (None: all at once), each rematerialised backward.
 
   `hints` is a pytree whose leaves are [n, ...] (per ray) or scalars. The light is one record without leading axes.
-  Memory in flight is that of one chunk; on a CPU a chunk that fits the cache is three to five times faster than one batch.
+  Memory in flight is that of one chunk; on a CPU a chunk that fits the cache is three to five times faster than one
+  batch.
   """
   n_rays = rays.near.shape[0]
 

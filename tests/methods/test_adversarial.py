@@ -143,7 +143,9 @@ def test_a_step_on_two_devices_is_a_step_on_one():
   # Adam divides by the gradient's own size, so where a gradient is rounding noise the update is a coin toss.
   agree = [np.isclose(a, b, atol=2e-6).mean() for a, b in zip(*map(jax.tree.leaves, (one, two)), strict=True)]
   assert np.mean(agree) > 0.95
-  loops = [block for block in compiled.as_text().split("\n\n") if "while" in block.split("(")[0] or "body" in block[:80]]
+  loops = [
+    block for block in compiled.as_text().split("\n\n") if "while" in block.split("(")[0] or "body" in block[:80]
+  ]
   assert loops
   assert not any("all-gather" in block for block in loops), "the field's loop moves data between devices"
 
@@ -152,7 +154,10 @@ def test_fakes_can_be_shared(shade):
   shared = dataclasses.replace(shade, objectives=dataclasses.replace(shade.objectives, shared_fakes=True))
   fresh = dataclasses.replace(shade, objectives=dataclasses.replace(shade.objectives, shared_fakes=False))
   stage, anneals = shade.plan(0)
-  state, batch = jax.eval_shape(shade.init, jax.random.key(0)), {"image": jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)}
+  state, batch = (
+    jax.eval_shape(shade.init, jax.random.key(0)),
+    {"image": jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)},
+  )
 
   def flops(method):
     step = jax.jit(method.update, static_argnames="stage")

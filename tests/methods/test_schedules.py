@@ -67,7 +67,10 @@ def test_stages_ascend_and_differ(celeba):
 
 def test_pigan_carla_fades_in_each_resolution():
   method = build(pigan.get_config("carla").to_dict())
-  assert [(stage.resolution, stage.batch_size) for _, stage in method.stages if not stage.fading] == [(64, 14), (128, 10)]
+  assert [(stage.resolution, stage.batch_size) for _, stage in method.stages if not stage.fading] == [
+    (64, 14),
+    (128, 10),
+  ]
   assert method.plan(0)[1]["topk"] == 1.0
 
 
