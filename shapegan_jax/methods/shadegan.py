@@ -26,6 +26,7 @@ from shapegan_jax.errors import UserError
 from shapegan_jax.methods.adversarial import Fakes, GanStage
 from shapegan_jax.methods.base import section
 from shapegan_jax.methods.pigan import PiGan
+from shapegan_jax.networks.perceptual import load_perceptual, perceptual_distance
 from shapegan_jax.networks.surface_net import SurfaceNet, relative_to_distance, surface_inputs
 from shapegan_jax.objectives.shape import surface_tracking_loss
 from shapegan_jax.rendering.shading import GaussianLights, lambertian
@@ -100,9 +101,7 @@ class ShadeGan(PiGan):
     tracking = section(TrackingConfig, config, "tracking")
     perceptual = None
     if tracking.enabled and tracking.perceptual:
-      from shapegan_jax.networks.perceptual import load_lpips
-
-      perceptual = load_lpips("vgg16")
+      perceptual = partial(perceptual_distance, load_perceptual("vgg16"))
     return cls(
       **{**common, "stages": tracked_stages(common["stages"], tracking)},
       lights=GaussianLights(mean=np.array(lights.mean), cov=np.array(lights.covariance)),
