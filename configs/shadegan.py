@@ -40,7 +40,7 @@ def tracking(**settings) -> ConfigDict:
       "width": (0.24, 0.06),
       "samples": 6,
       "weight": 1.0,
-      "perceptual": False,  # the authors' L1 + LPIPS; needs pip install 'shapegan_jax[metrics]'
+      "perceptual": False,  # the authors' L1 + LPIPS; needs pip install -e '.[metrics]'
       "inference": False,
       "net_width": 256,
       "net_resolution": 128,

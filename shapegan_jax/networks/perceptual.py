@@ -23,7 +23,7 @@ from shapegan_jax.numerics import l2_normalize
 
 NetName = Literal["alexnet", "vgg16"]
 
-INSTALL = "pip install 'shapegan_jax[metrics]'"
+INSTALL = "pip install -e '.[metrics]'"
 
 # One entry a layer: a convolution (kernel size, stride, padding, channels, tapped after its ReLU?) or a max pooling.
 _ALEXNET = (

@@ -199,3 +199,11 @@ def test_fitted_lights_become_numbers():
   np.testing.assert_allclose(method.lights.cov, 0.01 * np.eye(4), atol=2e-3)
   with pytest.raises(UserError, match="carries lights"):
     resolve(config, object())
+
+
+def test_a_missing_extra_stops_the_run_before_it_begins(monkeypatch):
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+  config = shadegan.get_config("smoke")
+  config.tracking.perceptual = True
+  with pytest.raises(UserError, match=r"pip install -e '\.\[metrics\]'"):
+    build(config.to_dict())
