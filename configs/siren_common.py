@@ -144,7 +144,7 @@ def heads() -> ConfigDict:
   was measured.
   """
   config = common.loop()
-  config.num_steps = 2400
+  config.num_steps = 2200
   config.data = common.data("heads")
   config.cameras = faces()  # the set's own pose distribution (shapegan_jax/data/heads_model.py)
   config.mapping = ConfigDict({"latent_dim": 64, "hidden_dim": 128, "n_hidden": 2})
@@ -183,14 +183,14 @@ def heads() -> ConfigDict:
       "max_resolution": 64,
       "latent_dim": 0,
       "pose": True,
-      "width_multiplier": 0.15,
-      "max_channels": 64,
+      "width_multiplier": 0.2,
+      "max_channels": 80,
       "coord": True,
     }
   )
   config.objectives = ConfigDict(
     {
-      "r1": 5.0,
+      "r1": 1.0,
       "pose": 15.0,
       "latent": 0.0,
       "topk_interval": 2000,
@@ -201,12 +201,12 @@ def heads() -> ConfigDict:
   config.optimizers = ConfigDict({"b1": 0.0, "b2": 0.9, "clip": 1.0, "discriminator_clip": 10.0})
   config.averages = ConfigDict({"decay": 0.995, "slow_decay": 0.999})
   config.stages = stages(
-    start=(0, 1800),
+    start=(0, 1700),
     resolution=(32, 64),
     batch_size=(8, 4),
     samples=(10, 12),
     generator_rate=(3e-4, 2e-4),
-    discriminator_rate=(2e-4, 2e-4),
+    discriminator_rate=(3e-4, 3e-4),
     fade_steps=200,
     fade_first=False,
   )
