@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from shapegan_jax import parallel
 from shapegan_jax.methods import siren_parts as parts
 from shapegan_jax.methods.adversarial import (
   AdversarialMethod,
@@ -83,9 +84,18 @@ class PiGan(AdversarialMethod):
     del key, n
     return None
 
+  def sample_inputs(self, key: Key, n: int) -> tuple[Array, Cameras, Lights | None]:
+    """Latents, cameras and lights of a training batch, cut over the devices: each makes its share of the fakes."""
+    return parallel.over_batch(
+      (
+        self.sample_latents(stream(key, "latents"), n),
+        self.sample_cameras(stream(key, "cameras"), n),
+        self.sample_lights(stream(key, "lights"), n),
+      )
+    )
+
   def generate(self, gen_params: PyTree, key: Key, anneals: Mapping[str, Array], *, stage: GanStage) -> Fakes:
-    latents = self.sample_latents(stream(key, "latents"), stage.batch_size)
-    cameras = self.sample_cameras(stream(key, "cameras"), stage.batch_size)
+    latents, cameras, _ = self.sample_inputs(key, stage.batch_size)
     rendering = self._render(
       gen_params,
       self.generator.codes(gen_params, latents),
@@ -173,7 +183,7 @@ class PiGan(AdversarialMethod):
       resolution=resolution,
       near=self.cameras.near,
       far=self.cameras.far,
-      draws=sampler.draw(key, (batch, resolution**2), noise_std=noise_std),
+      draws=parallel.over_batch(sampler.draw(key, (batch, resolution**2), noise_std=noise_std)),
       window=window,
       gradient=gradient,
       chunk=parts.chunk_rays(resolution**2, samples + fine, batch, points),

@@ -141,9 +141,7 @@ class ShadeGan(PiGan):
     return self.lights.sample(key, (n,))
 
   def generate(self, gen_params: PyTree, key: Key, anneals: Mapping[str, Array], *, stage: ShadeGanStage) -> Fakes:
-    latents = self.sample_latents(stream(key, "latents"), stage.batch_size)
-    cameras = self.sample_cameras(stream(key, "cameras"), stage.batch_size)
-    lights = self.sample_lights(stream(key, "lights"), stage.batch_size)
+    latents, cameras, lights = self.sample_inputs(key, stage.batch_size)
     codes = self.generator.codes(gen_params, latents)
     predicted = self.predict_surface(gen_params, codes, cameras) if self.tracking.enabled else None
     rendering = self._render(

@@ -153,7 +153,7 @@ class SirenGenerator:
       return codes
     typical = jax.random.normal(jax.random.key(0), (_MEAN_CODE_LATENTS, self.latent_dim))
     mean = jax.tree.map(lambda code: code.mean(0), self.mapping.apply({"params": params["mapping"]}, typical))
-    return jax.tree.map(lambda code, m: m + truncation * (code - m[None]), codes, mean)
+    return jax.tree.map(lambda code, m: m[None] + truncation * (code - m[None]), codes, mean)
 
   def field_fn(self, params: PyTree, codes: tuple[Array, Array], light: Lights | None) -> FieldFn:
     """One instance's field: a closure over its codes and light."""
@@ -232,8 +232,9 @@ def render_instances(
       chunk=chunk,
     )
 
-  in_axes = (0, 0, 0, 0, None if window is None else Window(centre=0, width=None))
-  flat = jax.vmap(render_one, in_axes=in_axes)(codes, lights, rays, draws, window)
+  if window is not None:  # one width for all, as an axis to map over
+    window = dataclasses.replace(window, width=jnp.broadcast_to(window.width, (batch,)))
+  flat = jax.vmap(render_one)(codes, lights, rays, draws, window)
   depth = distance_to_depth(flat.distance, cameras, rays.viewdirs)
   flat = dataclasses.replace(flat, depth=depth)
   return jax.tree.map(lambda leaf: leaf.reshape(batch, resolution, resolution, *leaf.shape[2:]), flat)

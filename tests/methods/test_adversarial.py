@@ -16,6 +16,10 @@ from shapegan_jax.methods.base import build, resolve
 from shapegan_jax.types import Lights
 
 
+# Tiny programs: what XLA spends on making them fast is lost.
+HURRY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
 def small(config):
   return common.shrink(config).to_dict()
 
@@ -36,7 +40,7 @@ def stepped(shade):
   assert stage.tracked
   image = np.random.default_rng(0).uniform(-1, 1, (4, stage.resolution, stage.resolution, 3)).astype(np.float32)
   before = shade.init(jax.random.key(0))
-  step = jax.jit(shade.update, static_argnames="stage")
+  step = jax.jit(shade.update, static_argnames="stage", compiler_options=HURRY)
   after, metrics = step(before, {"image": image}, jax.random.key(1), traced(anneals), stage=stage)
   return before, after, metrics
 
@@ -132,11 +136,13 @@ def test_a_step_on_two_devices_is_a_step_on_one():
     whole, rows = (jax.sharding.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("data",)))
     args = jax.device_put((state, jax.random.key(1), traced(anneals)), whole)
     step = jax.jit(method.update, static_argnames="stage", out_shardings=whole)
-    compiled = step.lower(args[0], {"image": jax.device_put(image, rows)}, args[1], args[2], stage=stage).compile()
+    with jax.set_mesh(mesh):
+      lowered = step.lower(args[0], {"image": jax.device_put(image, rows)}, args[1], args[2], stage=stage)
+    compiled = lowered.compile(compiler_options=HURRY)
     after, metrics = compiled(args[0], {"image": jax.device_put(image, rows)}, args[1], args[2])
     return compiled, jax.device_get(after), jax.device_get(metrics)
 
-  _, one, one_metrics = run(1)
+  single, one, one_metrics = run(1)
   compiled, two, two_metrics = run(2)
   for name, value in one_metrics.items():
     np.testing.assert_allclose(two_metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
@@ -148,6 +154,8 @@ def test_a_step_on_two_devices_is_a_step_on_one():
   ]
   assert loops
   assert not any("all-gather" in block for block in loops), "the field's loop moves data between devices"
+  work = [program.cost_analysis()["flops"] for program in (single, compiled)]
+  assert work[1] < 0.65 * work[0], "two devices do not share the work"
 
 
 def test_fakes_can_be_shared(shade):
@@ -163,7 +171,7 @@ def test_fakes_can_be_shared(shade):
     step = jax.jit(method.update, static_argnames="stage")
     return step.lower(state, batch, jax.random.key(0), traced(anneals), stage=stage).cost_analysis()["flops"]
 
-  assert flops(shared) < 0.95 * flops(fresh)
+  assert flops(shared) < 0.97 * flops(fresh)  # a loop's body is counted once
 
 
 @pytest.mark.parametrize(

