@@ -15,7 +15,6 @@ from shapegan_jax.errors import UserError
 from shapegan_jax.methods.base import build, resolve
 from shapegan_jax.types import Lights
 
-
 # Tiny programs: what XLA spends on making them fast is lost.
 HURRY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
