@@ -106,4 +106,9 @@ def section(cls: type[T], config: Mapping[str, Any], name: str) -> T:
   unknown = sorted(set(values) - known)
   if unknown:
     raise UserError(f"config.{name}.{unknown[0]}: no such setting; config.{name} has {', '.join(sorted(known))}")
-  return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+  return cls(**{key: _frozen(value) for key, value in values.items()})
+
+
+def _frozen(value: Any) -> Any:
+  """Lists, as JSON has them, as tuples."""
+  return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value

@@ -15,9 +15,6 @@ from shapegan_jax.errors import UserError
 from shapegan_jax.methods.base import build, resolve
 from shapegan_jax.types import Lights
 
-# Tiny programs: what XLA spends on making them fast is lost.
-HURRY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
 
 def small(config):
   return common.shrink(config).to_dict()
@@ -39,7 +36,7 @@ def stepped(shade):
   assert stage.tracked
   image = np.random.default_rng(0).uniform(-1, 1, (4, stage.resolution, stage.resolution, 3)).astype(np.float32)
   before = shade.init(jax.random.key(0))
-  step = jax.jit(shade.update, static_argnames="stage", compiler_options=HURRY)
+  step = jax.jit(shade.update, static_argnames="stage")
   after, metrics = step(before, {"image": image}, jax.random.key(1), traced(anneals), stage=stage)
   return before, after, metrics
 
@@ -137,7 +134,7 @@ def test_a_step_on_two_devices_is_a_step_on_one():
     step = jax.jit(method.update, static_argnames="stage", out_shardings=whole)
     with jax.set_mesh(mesh):
       lowered = step.lower(args[0], {"image": jax.device_put(image, rows)}, args[1], args[2], stage=stage)
-    compiled = lowered.compile(compiler_options=HURRY)
+    compiled = lowered.compile()
     after, metrics = compiled(args[0], {"image": jax.device_put(image, rows)}, args[1], args[2])
     return compiled, jax.device_get(after), jax.device_get(metrics)
 
