@@ -15,7 +15,7 @@ def loop() -> ConfigDict:
   config.num_steps = 1000
   config.log_every = 10
   # A first picture early, then one every so often: one fixed set of latents, so that pictures compare.
-  config.preview = ConfigDict({"every": 250, "first": 50, "count": 8, "resolution": 64})
+  config.preview = ConfigDict({"every": 250, "first": 20, "count": 8, "resolution": 64})
   config.checkpoint = ConfigDict({"every": 250, "keep": 2, "asynchronous": True})
   # Share of convex samples, depth deviation and agreement of normals, from this many random samples.
   config.evaluation = ConfigDict({"every": 500, "samples": 32, "resolution": 32, "final_samples": 256})
