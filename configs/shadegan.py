@@ -2,7 +2,7 @@
 
   python -m shapegan_jax.main --config=configs/shadegan.py --workdir=runs/heads
 
-`heads` on two cores of a shared Xeon (Sapphire Rapids), jax 0.10.2: data set 44 s, first picture 1 min 48 s after the
+`heads` on two cores of a shared Xeon (Sapphire Rapids), jax 0.10.2: data set 44 s, first picture 88 s after the
 command, 0.8-0.9 s a step at 32 pixels and 1.5-1.6 s at 64 on one core beside another run, 40 min in all; at the end
 all of 256 samples convex, depth deviation 0.90 of the data's, density normals 9.6 degrees from depth normals. What
 decided it, each tried on the same data for a few hundred steps: the sphere start with sharpness 250 and gain 60
