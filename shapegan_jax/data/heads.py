@@ -26,6 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from shapegan_jax.data import heads_model, heads_workers
+from shapegan_jax.data.packed import default_cache_dir
 from shapegan_jax.errors import UserError
 
 try:
@@ -84,11 +85,6 @@ class Heads(tfds.core.GeneratorBasedBuilder):
     if next(order) != split:  # TFDS runs the generators one after the other, in order
       raise RuntimeError(f"the splits of heads are being written out of order, at {split}")
     yield from enumerate(itertools.islice(self._examples, self._counts[split]))
-
-
-def default_cache_dir() -> Path:
-  """`$SHAPEGAN_CACHE`, or `~/.cache/shapegan_jax`."""
-  return Path(os.environ.get("SHAPEGAN_CACHE") or Path.home() / ".cache" / "shapegan_jax")
 
 
 def prepare(
