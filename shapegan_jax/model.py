@@ -25,15 +25,22 @@ class Model:
   params: PyTree
   config: Mapping[str, Any]
   step: int = 0  # updates the generator has had
-  # (render, query), compiled once per shape. `dataclasses.replace` hands them on: new parameters cost no compilation.
-  _jitted: tuple[Any, Any] | None = dataclasses.field(default=None, repr=False, compare=False)
+  # The method's functions, compiled once per shape. `dataclasses.replace` hands them on: new parameters cost no
+  # compilation.
+  _jitted: dict[str, Any] | None = dataclasses.field(default=None, repr=False, compare=False)
 
   def __post_init__(self):
     if self._jitted is None:
       names = ("resolution", "truncation")
       # Lambdas: a bound method of an unhashable method object could not be jitted.
-      render = jax.jit(lambda *args, **kwargs: self.method.render(*args, **kwargs), static_argnames=names)
-      object.__setattr__(self, "_jitted", (render, jax.jit(lambda *args: self.method.query(*args))))
+      jitted = {
+        "render": jax.jit(lambda *args, **kwargs: self.method.render(*args, **kwargs), static_argnames=names),
+        "render_surface": jax.jit(
+          lambda *args, **kwargs: self.method.render_surface(*args, **kwargs), static_argnames=names
+        ),
+        "query": jax.jit(lambda *args: self.method.query(*args)),
+      }
+      object.__setattr__(self, "_jitted", jitted)
 
   @property
   def resolution(self) -> int:
@@ -71,28 +78,63 @@ class Model:
       truncation: 1 = the whole prior; towards 0 the average shape.
       key: draws what was not given; None: always the same.
     """
-    given = [x.shape[0] for x in (latents, cameras and cameras.fov, lights and lights.code) if x is not None]
-    n = given[0] if given else 1
-    if len(set(given)) > 1:
-      raise UserError(f"render: latents, cameras and lights must be equally many; found {given}")
-    latents = self.sample_latents(n, key) if latents is None else latents
-    cameras = self.sample_cameras(n, key) if cameras is None else cameras
-    lights = self.sample_lights(n, key) if lights is None else lights
-    resolution = resolution or self.resolution
-    return self._jitted[0](self.params, latents, cameras, lights, resolution=resolution, truncation=truncation)
+    return self._picture("render", latents, cameras, lights, key, resolution, truncation)
+
+  def render_surface(
+    self,
+    latents: Float[Array, "n _"] | None = None,
+    cameras: Cameras | None = None,
+    lights: Lights | None = None,
+    *,
+    resolution: int | None = None,
+    truncation: float = 1.0,
+    key: Key | None = None,
+  ) -> Rendering:
+    """Pictures by one colour evaluation a ray, where it meets the surface; arguments as in `render`.
+
+    Raises:
+      UserError: the method's field has no surface of its own (only occupancy fields have: GOF).
+    """
+    if not hasattr(self.method, "render_surface"):
+      raise UserError("render_surface: this model is a density field without a surface; use render, or train GOF")
+    return self._picture("render_surface", latents, cameras, lights, key, resolution, truncation)
 
   def query(
     self,
     latents: Float[Array, "n _"],
     points: Float[Array, "n p 3"],
     lights: Lights | None = None,
+    viewdirs: Float[Array, "n p 3"] | None = None,
   ) -> FieldSamples:
-    """The field of each latent at its world points: raw density, colour, and the gradient of raw."""
-    return self._jitted[1](self.params, latents, points, lights)
+    """The field of each latent at its world points: raw density (or logit), colour, and the gradient of raw.
+
+    `viewdirs` (unit, from the camera on) are the directions the points are seen along; None: from the front.
+    """
+    return self._jitted["query"](self.params, latents, points, lights, viewdirs)
 
   def save(self, path: str | Path) -> None:
     """Write config and parameters to one `.safetensors` file, which `load` reads."""
     export_safetensors(path, self.params, {"config": self.config, "step": self.step})
+
+  def _picture(
+    self,
+    name: str,
+    latents: Array | None,
+    cameras: Cameras | None,
+    lights: Lights | None,
+    key: Key | None,
+    resolution: int | None,
+    truncation: float,
+  ) -> Rendering:
+    given = [x.shape[0] for x in (latents, cameras and cameras.fov, lights and lights.code) if x is not None]
+    n = given[0] if given else 1
+    if len(set(given)) > 1:
+      raise UserError(f"{name}: latents, cameras and lights must be equally many; found {given}")
+    latents = self.sample_latents(n, key) if latents is None else latents
+    cameras = self.sample_cameras(n, key) if cameras is None else cameras
+    lights = self.sample_lights(n, key) if lights is None else lights
+    resolution = resolution or self.resolution
+    return self._jitted[name](self.params, latents, cameras, lights, resolution=resolution, truncation=truncation)
 
 
 def load(path: str | Path) -> Model:

@@ -95,7 +95,7 @@ class ToyMethod:
     depth = distance_to_depth(distance, cameras, rays.viewdirs)
     return Rendering(albedo * shading, albedo, shading, normals, depth, distance, acc)
 
-  def query(self, params, latents, points, lights=None):
+  def query(self, params, latents, points, lights=None, viewdirs=None):
     away = jnp.linalg.norm(points, axis=-1)
     color = jnp.broadcast_to(jax.nn.sigmoid(params["offset"][None] + latents)[:, None], points.shape)
     return FieldSamples(params["radius"] - away, color, -points / away[..., None])

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import optax
 
 from shapegan_jax.errors import UserError
+from shapegan_jax.methods.gan_settings import Averages, GanStage, Objectives, Optimizers, StageTable
 from shapegan_jax.objectives import adversarial as losses
 from shapegan_jax.rng import stream
-from shapegan_jax.schedules import Stage, Stages, piecewise, ramp, stage_at
+from shapegan_jax.schedules import Stages, piecewise, ramp, stage_at
 from shapegan_jax.state import ema_update
 from shapegan_jax.types import Array, CriticOutput, Key, PyTree, record
 
@@ -32,6 +33,7 @@ class GanState:
   step: Array  # [] int32, updates done
   gen_params: PyTree
   disc_params: PyTree
+  disc_extra: PyTree  # the discriminator's variables that no gradient trains: GRAF's spectral vectors, else {}
   gen_opt: PyTree
   disc_opt: PyTree
   ema_params: PyTree  # decay .999 as published: what is evaluated
@@ -46,104 +48,6 @@ class Fakes:
   latents: Array  # [b, latent]
   pose: Array  # [b, 2] pitch, yaw
   aux: PyTree = None
-
-
-@dataclasses.dataclass(frozen=True)
-class GanStage(Stage):
-  """A stage of an adversarial method. `samples` is per ray and pass.
-
-  `topk_group` is the number of fakes that top-k chooses from (0: the whole batch) and `gradient_scale` multiplies the
-  generator's gradient before it is clipped: the authors choose within, and sum over, the parts of a split batch.
-  """
-
-  samples: int = 12
-  topk_group: int = 0
-  gradient_scale: float = 1.0
-  fading: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class StageTable:
-  """Columns of equal length: stage i begins at step `start[i]`. Rates are per stage.
-
-  Each new resolution fades in over `fade_steps` steps, the first one too (as published) if `fade_first`.
-  """
-
-  start: tuple[int, ...] = (0,)
-  resolution: tuple[int, ...] = (32,)
-  batch_size: tuple[int, ...] = (8,)
-  samples: tuple[int, ...] = (12,)
-  generator_rate: tuple[float, ...] = (2e-5,)
-  discriminator_rate: tuple[float, ...] = (2e-4,)
-  topk_group: tuple[int, ...] = (0,)
-  gradient_scale: tuple[float, ...] = (1.0,)
-  fade_steps: int = 10_000
-  fade_first: bool = True
-
-  def __post_init__(self):
-    lengths = {
-      f.name: len(getattr(self, f.name)) for f in dataclasses.fields(self) if f.type != "int" and f.type != "bool"
-    }
-    if len(set(lengths.values())) != 1 or self.start[0] != 0 or list(self.start) != sorted(set(self.start)):
-      raise UserError(f"config.stages: columns must be equally long, start at 0 and ascend; found lengths {lengths}")
-
-  def expand(self) -> Stages[GanStage]:
-    """((start, stage), ...): a stage that fades is two, with and without the discriminator's fade-in path."""
-    rows: list[tuple[int, GanStage]] = []
-    for i, start in enumerate(self.start):
-      end = self.start[i + 1] if i + 1 < len(self.start) else None
-      stage = GanStage(
-        self.resolution[i], self.batch_size[i], self.samples[i], self.topk_group[i], self.gradient_scale[i]
-      )
-      faded = self.fade_end(start)
-      if faded > start:
-        rows.append((start, dataclasses.replace(stage, fading=True)))
-        if end is None or faded < end:
-          rows.append((faded, stage))
-      else:
-        rows.append((start, stage))
-    return tuple(rows)
-
-  def fade_start(self, step: int) -> int:
-    """The last step, up to `step`, at which the resolution changed."""
-    begun = [i for i, start in enumerate(self.start) if start <= step]
-    changes = [i for i in begun if i == 0 or self.resolution[i] != self.resolution[i - 1]]
-    return self.start[changes[-1]]
-
-  def fade_end(self, step: int) -> int:
-    """The step at which the resolution of `step` has faded in."""
-    start = self.fade_start(step)
-    return start + self.fade_steps if start > 0 or self.fade_first else start
-
-
-@dataclasses.dataclass(frozen=True)
-class Objectives:
-  """Weights of the losses. top-k keeps the share max(topk_decay^(step / topk_interval), topk_share) of the fakes."""
-
-  r1: float = 1.0
-  pose: float = 15.0
-  latent: float = 0.0
-  topk_interval: int = 2000
-  topk_share: float = 0.6
-  shared_fakes: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimizers:
-  """Adam as pi-GAN sets it; `clip` bounds the global norm of a network's gradient."""
-
-  b1: float = 0.0
-  b2: float = 0.9
-  clip: float = 1.0
-  discriminator_clip: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Averages:
-  """Decays of the two averages of the generator, warmed up as min(decay, (1 + n) / (10 + n))."""
-
-  decay: float = 0.999
-  slow_decay: float = 0.9999
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +68,22 @@ class AdversarialMethod(abc.ABC):
   @abc.abstractmethod
   def generate(self, gen_params: PyTree, key: Key, anneals: Mapping[str, Array], *, stage: GanStage) -> Fakes:
     """One batch of `stage.batch_size` pictures with prior latents, poses and lights."""
+
+  def real_images(self, image: Array, key: Key, anneals: Mapping[str, Array], *, stage: GanStage) -> Array:
+    """What the discriminator is shown of the real pictures [b, h, w, 3]: here all of them, as they are."""
+    del key, anneals, stage
+    return image
+
+  def criticise(
+    self, disc_params: PyTree, disc_extra: PyTree, image: Array, anneals: Mapping[str, Array], stage: GanStage
+  ) -> CriticOutput:
+    """The discriminator's answer; it changes nothing."""
+    return self.critic.apply({"params": disc_params, **disc_extra}, image, anneals["fade"], fading=stage.fading)
+
+  def advance_critic(self, disc_params: PyTree, disc_extra: PyTree) -> PyTree:
+    """The next `disc_extra`, once per update and before it: here the same."""
+    del disc_params
+    return disc_extra
 
   def extra_losses(self, gen_params: PyTree, fakes: Fakes) -> dict[str, Array]:
     """The method's own terms of the generator's loss, already weighted."""
@@ -187,12 +107,14 @@ class AdversarialMethod(abc.ABC):
     del dependencies
     gen_key, disc_key = jax.random.split(key)
     gen_params = self.init_generator(gen_key)
-    disc_params = self.critic.init_params(disc_key)["params"]
+    disc_extra = dict(self.critic.init_params(disc_key))
+    disc_params = disc_extra.pop("params")
     gen_tx, disc_tx = self._optimizers()
     return GanState(
       step=jnp.zeros((), jnp.int32),
       gen_params=gen_params,
       disc_params=disc_params,
+      disc_extra=disc_extra,
       gen_opt=gen_tx.init(gen_params),
       disc_opt=disc_tx.init(disc_params),
       # Copies: a donated buffer must not appear twice in the state.
@@ -209,36 +131,48 @@ class AdversarialMethod(abc.ABC):
   ) -> tuple[GanState, dict[str, Array]]:
     """Discriminator, generator, averages: one step."""
     gen_key = stream(key, "generator", state.step)
+    real = self.real_images(batch["image"], stream(key, "real", state.step), anneals, stage=stage)
+    disc_extra = self.advance_critic(state.disc_params, state.disc_extra)
+    critic = (state.disc_params, disc_extra)
     if self.objectives.shared_fakes:
-      gen_params, gen_opt, fakes, gen_metrics = self._generator_step(state, state.disc_params, gen_key, anneals, stage)
-      disc_params, disc_opt, disc_metrics = self._discriminator_step(state, batch["image"], fakes, anneals, stage)
+      gen_params, gen_opt, fakes, gen_metrics = self._generator_step(state, critic, gen_key, anneals, stage)
+      disc_params, disc_opt, disc_metrics = self._discriminator_step(state, critic, real, fakes, anneals, stage)
     else:
       fakes = self.generate(state.gen_params, stream(key, "discriminator", state.step), anneals, stage=stage)
-      disc_params, disc_opt, disc_metrics = self._discriminator_step(state, batch["image"], fakes, anneals, stage)
-      gen_params, gen_opt, _, gen_metrics = self._generator_step(state, disc_params, gen_key, anneals, stage)
+      disc_params, disc_opt, disc_metrics = self._discriminator_step(state, critic, real, fakes, anneals, stage)
+      critic = (disc_params, disc_extra)
+      gen_params, gen_opt, _, gen_metrics = self._generator_step(state, critic, gen_key, anneals, stage)
     step = state.step + 1
     new_state = GanState(
       step=step,
       gen_params=gen_params,
       disc_params=disc_params,
+      disc_extra=disc_extra,
       gen_opt=gen_opt,
       disc_opt=disc_opt,
-      ema_params=ema_update(state.ema_params, gen_params, self.averages.decay, step),
-      ema_slow_params=ema_update(state.ema_slow_params, gen_params, self.averages.slow_decay, step),
+      ema_params=self._averaged(state.ema_params, gen_params, self.averages.decay, step),
+      ema_slow_params=self._averaged(state.ema_slow_params, gen_params, self.averages.slow_decay, step),
     )
     return new_state, {**disc_metrics, **gen_metrics}
 
   def _optimizers(self) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    def adam(clip: float) -> optax.GradientTransformation:
-      settings = self.optimizers
-      return optax.chain(optax.clip_by_global_norm(clip), optax.scale_by_adam(b1=settings.b1, b2=settings.b2))
+    settings = self.optimizers
+    kinds = {
+      "adam": lambda: optax.scale_by_adam(b1=settings.b1, b2=settings.b2),
+      "rmsprop": lambda: optax.scale_by_rms(decay=settings.alpha, eps=1e-8, eps_in_sqrt=False),
+    }
+    if settings.kind not in kinds:
+      raise UserError(f"config.optimizers.kind: {settings.kind!r} is not one of {', '.join(kinds)}")
 
-    return adam(self.optimizers.clip), adam(self.optimizers.discriminator_clip)
+    def clipped(clip: float) -> optax.GradientTransformation:
+      return optax.chain(optax.clip_by_global_norm(clip) if clip else optax.identity(), kinds[settings.kind]())
 
-  def _criticise(
-    self, disc_params: PyTree, image: Array, anneals: Mapping[str, Array], stage: GanStage
-  ) -> CriticOutput:
-    return self.critic.apply({"params": disc_params}, image, anneals["fade"], fading=stage.fading)
+    return clipped(settings.clip), clipped(settings.discriminator_clip)
+
+  def _averaged(self, average: PyTree, params: PyTree, decay: float, step: Array) -> PyTree:
+    if self.averages.warmup:
+      return ema_update(average, params, decay, step)
+    return optax.incremental_update(params, average, 1.0 - decay)
 
   def _identity_losses(self, output: CriticOutput, fakes: Fakes) -> dict[str, Array]:
     """pi-GAN's identity penalty: the discriminator reads pose and latent off a fake, which must show them."""
@@ -250,15 +184,22 @@ class AdversarialMethod(abc.ABC):
     return terms
 
   def _discriminator_step(
-    self, state: GanState, real: Array, fakes: Fakes, anneals: Mapping[str, Array], stage: GanStage
+    self,
+    state: GanState,
+    critic: tuple[PyTree, PyTree],
+    real: Array,
+    fakes: Fakes,
+    anneals: Mapping[str, Array],
+    stage: GanStage,
   ) -> tuple[PyTree, PyTree, dict[str, Array]]:
     fakes = jax.lax.stop_gradient(fakes)
+    params, extra = critic
 
     def loss_of(disc_params: PyTree) -> tuple[Array, dict[str, Array]]:
       real_logits, r1 = losses.logits_and_r1(
-        lambda image: self._criticise(disc_params, image, anneals, stage).logit, real
+        lambda image: self.criticise(disc_params, extra, image, anneals, stage).logit, real
       )
-      output = self._criticise(disc_params, fakes.image, anneals, stage)
+      output = self.criticise(disc_params, extra, fakes.image, anneals, stage)
       terms = {
         "discriminator": losses.critic_loss(real_logits, output.logit),
         "r1": 0.5 * self.objectives.r1 * r1,
@@ -268,17 +209,17 @@ class AdversarialMethod(abc.ABC):
       metrics |= {"disc/real_logits": real_logits.mean(), "disc/fake_logits": output.logit.mean()}
       return sum(terms.values()), metrics
 
-    grads, metrics = jax.grad(loss_of, has_aux=True)(state.disc_params)
+    grads, metrics = jax.grad(loss_of, has_aux=True)(params)
     updates, opt = self._optimizers()[1].update(grads, state.disc_opt)
     metrics["disc/gradient_norm"] = optax.tree.norm(grads)
-    return _descend(state.disc_params, updates, anneals["discriminator_rate"]), opt, metrics
+    return _descend(params, updates, anneals["discriminator_rate"]), opt, metrics
 
   def _generator_step(
-    self, state: GanState, disc_params: PyTree, key: Key, anneals: Mapping[str, Array], stage: GanStage
+    self, state: GanState, critic: tuple[PyTree, PyTree], key: Key, anneals: Mapping[str, Array], stage: GanStage
   ) -> tuple[PyTree, PyTree, Fakes, dict[str, Array]]:
     def loss_of(gen_params: PyTree) -> tuple[Array, tuple[Fakes, dict[str, Array]]]:
       fakes = self.generate(gen_params, key, anneals, stage=stage)
-      output = self._criticise(disc_params, fakes.image, anneals, stage)
+      output = self.criticise(*critic, fakes.image, anneals, stage)
       groups = output.logit.reshape(-1, stage.topk_group or stage.batch_size)  # top-k within each, as published
       terms = {
         "generator": losses.generator_loss(groups, top_fraction=anneals["topk"]),

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import jax.numpy as jnp
+
 from shapegan_jax.errors import UserError
 from shapegan_jax.schedules import Stage, Stages
 from shapegan_jax.types import Array, Cameras, FieldSamples, Key, Lights, PyTree, Rendering
@@ -55,14 +57,33 @@ class Method(Protocol):
   ) -> Rendering:
     """Pictures [n, resolution, resolution, ...]; `key=None` is deterministic."""
 
-  def query(self, params: PyTree, latents: Array, points: Array, lights: Lights | None = None) -> FieldSamples:
-    """The field of each latent at world points [n, p, 3], with `gradient`; colour is seen from the front."""
+  def query(
+    self,
+    params: PyTree,
+    latents: Array,
+    points: Array,
+    lights: Lights | None = None,
+    viewdirs: Array | None = None,
+  ) -> FieldSamples:
+    """The field of each latent at world points [n, p, 3] seen along `viewdirs` [n, p, 3], with `gradient`.
+
+    Without `viewdirs` colour is seen from the front. A method whose field has a surface also offers `render_surface`
+    (see `methods.gof`).
+    """
 
 
 def build(config: Mapping[str, Any]) -> Method:
   """The method of a plain nested config (`ConfigDict.to_dict()`). Unknown methods and keys are errors."""
   # Imported on demand so that listing the methods costs nothing.
   name = config["method"]
+  if name == "graf":
+    from shapegan_jax.methods.graf import Graf
+
+    return Graf.from_config(config)
+  if name == "gof":
+    from shapegan_jax.methods.gof import Gof
+
+    return Gof.from_config(config)
   if name == "pigan":
     from shapegan_jax.methods.pigan import PiGan
 
@@ -71,7 +92,7 @@ def build(config: Mapping[str, Any]) -> Method:
     from shapegan_jax.methods.shadegan import ShadeGan
 
     return ShadeGan.from_config(config)
-  raise UserError(f"config.method: no method is called {name!r}; the methods are pigan, shadegan")
+  raise UserError(f"config.method: no method is called {name!r}; the methods are graf, pigan, gof, shadegan")
 
 
 def resolve(config: dict[str, Any], source: Any) -> dict[str, Any]:
@@ -97,6 +118,11 @@ def resolve(config: dict[str, Any], source: Any) -> dict[str, Any]:
     covariance=tuple(tuple(float(c) for c in row) for row in fitted.cov),
   )
   return {**config, "lights": lights}
+
+
+def frontal_viewdirs(points: Array) -> Array:
+  """The directions [n, p, 3] in which a camera in front of the object sees world points."""
+  return jnp.broadcast_to(jnp.array([0.0, 0.0, -1.0], points.dtype), points.shape)
 
 
 def section(cls: type[T], config: Mapping[str, Any], name: str) -> T:

@@ -20,17 +20,10 @@ import jax.numpy as jnp
 
 from shapegan_jax import parallel
 from shapegan_jax.methods import siren_parts as parts
-from shapegan_jax.methods.adversarial import (
-  AdversarialMethod,
-  Averages,
-  Fakes,
-  GanStage,
-  Objectives,
-  Optimizers,
-  StageTable,
-)
-from shapegan_jax.methods.base import section
-from shapegan_jax.rendering.volume import Compositor, Density, HierarchicalSampler, Window, with_gradient
+from shapegan_jax.methods.adversarial import AdversarialMethod, Fakes
+from shapegan_jax.methods.base import frontal_viewdirs, section
+from shapegan_jax.methods.gan_settings import Averages, GanStage, Objectives, Optimizers, StageTable
+from shapegan_jax.rendering.volume import Compositor, Density, HierarchicalSampler, Sampler, Window, with_gradient
 from shapegan_jax.rng import stream
 from shapegan_jax.schedules import ramp
 from shapegan_jax.types import Array, Cameras, FieldSamples, Key, Lights, PyTree, Rendering, Shader
@@ -101,7 +94,7 @@ class PiGan(AdversarialMethod):
       self.generator.codes(gen_params, latents),
       cameras,
       resolution=stage.resolution,
-      samples=stage.samples,
+      sampler=self.sampler(stage.samples),
       compositor=self.compositor(),
       key=stream(key, "samples"),
       noise_std=anneals.get("density_noise"),
@@ -127,19 +120,38 @@ class PiGan(AdversarialMethod):
       self.generator.codes(params, latents, truncation=truncation),
       cameras,
       resolution=resolution,
-      samples=self.rendering.eval_samples or self.stages[-1][1].samples,
+      sampler=self.sampler(self.eval_samples),
       compositor=self.compositor(last_back=self.rendering.eval_last_back),
       key=key,
       gradient=True,
     )
 
-  def query(self, params: PyTree, latents: Array, points: Array, lights: Lights | None = None) -> FieldSamples:
-    def query_one(codes: tuple[Array, Array], light: Lights | None, points: Array) -> FieldSamples:
-      frontal = jnp.array([[0.0, 0.0, -1.0]])
-      samples = with_gradient(self.generator.field_fn(params, codes, light))(points[None], frontal)
-      return jax.tree.map(lambda leaf: leaf[0], samples)
+  def query(
+    self,
+    params: PyTree,
+    latents: Array,
+    points: Array,
+    lights: Lights | None = None,
+    viewdirs: Array | None = None,
+  ) -> FieldSamples:
+    viewdirs = frontal_viewdirs(points) if viewdirs is None else viewdirs
 
-    return jax.vmap(query_one)(self.generator.codes(params, latents), lights, points)
+    def query_one(codes: tuple[Array, Array], light: Lights | None, points: Array, viewdirs: Array) -> FieldSamples:
+      samples = with_gradient(self.generator.field_fn(params, codes, light))(points[:, None], viewdirs)
+      return jax.tree.map(lambda leaf: leaf[:, 0], samples)
+
+    return jax.vmap(query_one)(self.generator.codes(params, latents), lights, points, viewdirs)
+
+  @property
+  def eval_samples(self) -> int:
+    """Samples per ray and pass at inference."""
+    return self.rendering.eval_samples or self.stages[-1][1].samples
+
+  def sampler(self, samples: int) -> Sampler:
+    """Where the field is evaluated: `samples` points per ray and pass."""
+    settings = self.rendering
+    fine = samples if settings.fine else 0
+    return HierarchicalSampler(samples, fine, Density(settings.clamp), last=settings.last)
 
   def compositor(self, *, shader: Shader | None = None, last_back: bool | None = None) -> Compositor:
     """How densities become pictures."""
@@ -160,19 +172,16 @@ class PiGan(AdversarialMethod):
     lights: Lights | None = None,
     *,
     resolution: int,
-    samples: int,
+    sampler: Sampler,
     compositor: Compositor,
     key: Key | None,
     noise_std: Array | None = None,
     window: Window | None = None,
     gradient: bool = False,
   ) -> Rendering:
-    """The field of each code from each camera; `samples` per ray and pass."""
-    settings = self.rendering
+    """The field of each code from each camera."""
     batch = codes[0].shape[0]
-    fine = samples if settings.fine else 0
-    sampler = HierarchicalSampler(coarse=samples, fine=fine, opacity=Density(settings.clamp), last=settings.last)
-    points = settings.chunk_points or parts.device_chunk_points()
+    points = self.rendering.chunk_points or parts.device_chunk_points()
     return parts.render_instances(
       lambda codes, light: self.generator.field_fn(params, codes, light),
       codes,
@@ -186,5 +195,5 @@ class PiGan(AdversarialMethod):
       draws=parallel.over_batch(sampler.draw(key, (batch, resolution**2), noise_std=noise_std)),
       window=window,
       gradient=gradient,
-      chunk=parts.chunk_rays(resolution**2, samples + fine, batch, points),
+      chunk=parts.chunk_rays(resolution**2, sampler.points_per_ray, batch, points),
     )

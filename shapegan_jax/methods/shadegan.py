@@ -20,34 +20,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from shapegan_jax.errors import UserError
-from shapegan_jax.methods.adversarial import Fakes, GanStage
+from shapegan_jax.methods.adversarial import Fakes
 from shapegan_jax.methods.base import section
+from shapegan_jax.methods.gan_settings import GanStage
+from shapegan_jax.methods.lighting import Lighting
 from shapegan_jax.methods.pigan import PiGan
 from shapegan_jax.networks.perceptual import load_perceptual, perceptual_distance
 from shapegan_jax.networks.surface_net import SurfaceNet, relative_to_distance, surface_inputs
 from shapegan_jax.objectives.shape import surface_tracking_loss
-from shapegan_jax.rendering.shading import GaussianLights, lambertian
+from shapegan_jax.rendering.shading import lambertian
 from shapegan_jax.rendering.volume import Window
 from shapegan_jax.rng import stream
-from shapegan_jax.schedules import Stages, exponential_approach, ramp
+from shapegan_jax.schedules import Stages, exponential_approach
 from shapegan_jax.types import Array, Cameras, Key, Lights, PyTree, Rendering
-
-
-@dataclasses.dataclass(frozen=True)
-class LightConfig:
-  """The prior of the four light numbers: `prior` "gaussian" with `mean` [4] and `covariance` [4, 4].
-
-  "fitted" stands for the set's own lights and becomes numbers before the method is built (`methods.base.resolve`).
-  `ramp` gives the steps between which shading fades in.
-  """
-
-  prior: str = "gaussian"
-  mean: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
-  covariance: tuple[tuple[float, ...], ...] = ()
-  ramp: tuple[int, int] = (5000, 7000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +68,7 @@ class ShadeGanStage(GanStage):
 class ShadeGan(PiGan):
   """The method; see the module's docstring."""
 
-  lights: GaussianLights
-  shading_ramp: tuple[int, int]
+  lighting: Lighting
   tracking: TrackingConfig
   surface_net: SurfaceNet
   perceptual: Callable[[Array, Array], Array] | None
@@ -92,20 +77,13 @@ class ShadeGan(PiGan):
   def from_config(cls, config: Mapping[str, Any]) -> ShadeGan:
     """From a plain nested config (see `configs/shadegan.py`)."""
     common = cls.common_parts(config)
-    lights = section(LightConfig, config, "lights")
-    if lights.prior != "gaussian" or len(lights.mean) != 4 or len(lights.covariance) != 4:
-      raise UserError(
-        "config.lights: a built method needs prior='gaussian' with 4 means and a 4x4 covariance; "
-        "prior='fitted' works when the data set carries lights"
-      )
     tracking = section(TrackingConfig, config, "tracking")
     perceptual = None
     if tracking.enabled and tracking.perceptual:
       perceptual = partial(perceptual_distance, load_perceptual("vgg16"))
     return cls(
       **{**common, "stages": tracked_stages(common["stages"], tracking)},
-      lights=GaussianLights(mean=np.array(lights.mean), cov=np.array(lights.covariance)),
-      shading_ramp=tuple(lights.ramp),
+      lighting=Lighting.from_config(config),
       tracking=tracking,
       surface_net=SurfaceNet(
         code_size=2 * common["generator"].field.code_size,
@@ -124,8 +102,7 @@ class ShadeGan(PiGan):
 
   def plan(self, step: int) -> tuple[ShadeGanStage, dict[str, float]]:
     stage, anneals = super().plan(step)
-    start, end = self.shading_ramp
-    anneals["shading_ratio"] = ramp(step, start, end) if end > 0 else 1.0
+    anneals |= self.lighting.anneals(step)
     if self.tracking.enabled:
       (widest, narrowest), tracking = self.tracking.width, self.tracking
       anneals["window_width"] = exponential_approach(
@@ -138,7 +115,7 @@ class ShadeGan(PiGan):
     return stage, anneals
 
   def sample_lights(self, key: Key, n: int) -> Lights:
-    return self.lights.sample(key, (n,))
+    return self.lighting.sample(key, n)
 
   def generate(self, gen_params: PyTree, key: Key, anneals: Mapping[str, Array], *, stage: ShadeGanStage) -> Fakes:
     latents, cameras, lights = self.sample_inputs(key, stage.batch_size)
@@ -150,8 +127,8 @@ class ShadeGan(PiGan):
       cameras,
       lights,
       resolution=stage.resolution,
-      samples=stage.samples,
-      compositor=self.compositor(shader=partial(lambertian, ratio=anneals["shading_ratio"])),
+      sampler=self.sampler(stage.samples),
+      compositor=self.compositor(shader=self.lighting.shader(anneals)),
       key=stream(key, "samples"),
       noise_std=anneals.get("density_noise"),
       window=self._window(predicted, stage.resolution, anneals["window_width"]) if stage.tracked else None,
@@ -185,7 +162,7 @@ class ShadeGan(PiGan):
     key: Key | None = None,
   ) -> Rendering:
     if lights is None:
-      lights = self.lights.sample(None, (latents.shape[0],))
+      lights = self.lighting.sample(None, latents.shape[0])
     codes = self.generator.codes(params, latents, truncation=truncation)
     window = None
     if self.tracking.enabled and self.tracking.inference:
@@ -197,7 +174,7 @@ class ShadeGan(PiGan):
       cameras,
       lights,
       resolution=resolution,
-      samples=self.rendering.eval_samples or self.stages[-1][1].samples,
+      sampler=self.sampler(self.eval_samples),
       compositor=self.compositor(shader=lambertian, last_back=self.rendering.eval_last_back),
       key=key,
       window=window,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+
+# Keeps the logarithms finite at 0 and 1.
+_OPACITY_FLOOR = 0.1
 
 
 def surface_tracking_loss(
@@ -36,3 +41,31 @@ def surface_tracking_loss(
     picture, reference = (jnp.broadcast_to(x[..., None], as_image) for x in (predicted, target))
     loss = loss + jnp.mean(perceptual_fn(picture, reference))
   return loss
+
+
+def opacity_prior(occupancy: Float[Array, "*p"]) -> Float[Array, ""]:
+  """Mean of log(0.1 + o) + log(0.1 + 1 - o) - log 0.1 - log 1.1: 0 at o = 0 and 1, 1.186 at o = 1/2.
+
+  Drives each sample to be free or full: the Beta prior of Neural Volumes (Lombardi et al. 2019, 7.3), as GOF uses it.
+  """
+  peak = jnp.log(_OPACITY_FLOOR + occupancy) + jnp.log(_OPACITY_FLOOR + 1 - occupancy)
+  return jnp.mean(peak) - math.log(_OPACITY_FLOOR) - math.log(_OPACITY_FLOOR + 1)
+
+
+def normal_smoothness(
+  pair: Float[Array, "*r 2 3"], found: Bool[Array, "*r"], *, pairing: Literal["points", "components"] = "points"
+) -> Float[Array, ""]:
+  """Mean squared difference of the normals of neighbouring surface points, over rays that meet the surface (GOF, 3.3).
+
+  Args:
+    pair: unit normals of a surface point and of its neighbour.
+    pairing: "points" compares the two points, as the paper says; "components" compares x with y of each normal, which
+      the released code does by an index on the wrong axis.
+  """
+  if pairing == "points":
+    difference = pair[..., 0, :] - pair[..., 1, :]
+  else:
+    difference = pair[..., 0] - pair[..., 1]
+  counted = found.astype(pair.dtype)
+  per_ray = jnp.mean(difference**2, -1)
+  return jnp.sum(counted * per_ray) / jnp.maximum(jnp.sum(counted), 1.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -43,9 +43,12 @@ def occupancy(raw: Float[Array, "*r s"], deltas: Float[Array, "*r s"]) -> Float[
 
 @record
 class Window:
-  """A hint where the surface is: sample only `centre` -+ `width`/2 (ShadeGAN's surface tracking)."""
+  """A hint where the surface is: sample only `centre` -+ `width`/2 (ShadeGAN's surface tracking).
 
-  centre: Array  # [*r] distance along the ray
+  A sampler that finds the surface by itself (GOF's) takes the width alone.
+  """
+
+  centre: Array | None  # [*r] distance along the ray
   width: Array  # [] total width
 
 
@@ -55,6 +58,7 @@ class Draws:
 
   jitter: Array | None = None  # [*r, coarse] in [-1/2, 1/2]
   fine: Array | None = None  # [*r, fine] in [0, 1]
+  neighbour: Array | None = None  # [*r, 3] steps from a surface point to the one its normal is compared with
   coarse_noise: Array | None = None  # [*r, coarse] added to raw when the importance weights are made
   noise: Array | None = None  # [*r, coarse + fine] added to raw before compositing
 
@@ -62,6 +66,9 @@ class Draws:
 @runtime_checkable
 class Sampler(Protocol):
   """Chooses points along rays, evaluates the field there, and returns what it evaluated with gradient, sorted."""
+
+  @property
+  def points_per_ray(self) -> int: ...  # evaluated with gradient: what memory in flight is counted by
 
   def draw(self, key: Key | None, shape: tuple[int, ...], *, noise_std: Array | None = None) -> Draws: ...
 
@@ -91,15 +98,20 @@ def with_gradient(field_fn: FieldFn) -> FieldFn:
 class HierarchicalSampler:
   """pi-GAN's sampler: `coarse` jittered points, then `fine` points from the coarse weights; both are composited.
 
-  Without a hint the coarse points span [near, far]; with a `Window` they span it. `last` names the rule of the last
-  interval: "far" ends at the far plane, "published" is pi-GAN's 1e10.
+  Without a hint the coarse points span [near, far]; with a `Window` they span it. `placement` "even" moves each of
+  the evenly spaced coarse points by up to half a spacing (pi-GAN); "stratified" draws one from each bin (GRAF). `last`
+  names the rule of the last interval: "far" ends at the far plane, "published" is pi-GAN's 1e10.
   """
 
   coarse: int
   fine: int
   opacity: Opacity = Density()
-  jitter: bool = True
+  placement: Literal["even", "stratified"] = "even"
   last: str = "far"
+
+  @property
+  def points_per_ray(self) -> int:
+    return self.coarse + self.fine
 
   def draw(self, key: Key | None, shape: tuple[int, ...], *, noise_std: Array | None = None) -> Draws:
     """Random numbers for rays of `shape`; `key=None`: no jitter, evenly spread fine samples, no density noise."""
@@ -108,7 +120,7 @@ class HierarchicalSampler:
     jitter, fine, first, second = jax.random.split(key, 4)
     noisy = noise_std is not None
     return Draws(
-      jitter=jax.random.uniform(jitter, (*shape, self.coarse), minval=-0.5, maxval=0.5) if self.jitter else None,
+      jitter=jax.random.uniform(jitter, (*shape, self.coarse), minval=-0.5, maxval=0.5),
       fine=jax.random.uniform(fine, (*shape, self.fine)) if self.fine else None,
       coarse_noise=noise_std * jax.random.normal(first, (*shape, self.coarse)) if noisy and self.fine else None,
       noise=noise_std * jax.random.normal(second, (*shape, self.coarse + self.fine)) if noisy else None,
@@ -119,7 +131,10 @@ class HierarchicalSampler:
       t_points = intervals.uniform_points(rays.near, rays.far, self.coarse)
     else:
       t_points = intervals.window_points(hints.centre, hints.width, rays.near, rays.far, self.coarse)
-    if draws.jitter is not None:
+    if draws.jitter is not None and self.placement == "stratified":
+      ends = t_points[..., 0], t_points[..., -1]
+      t_points = intervals.stratified_points(*ends, self.coarse, draws.jitter + 0.5, bins="midpoints")
+    elif draws.jitter is not None:
       t_points = intervals.jitter(t_points, draws.jitter)
     samples = field_fn(points_at(rays, t_points), rays.viewdirs)
     if self.fine:

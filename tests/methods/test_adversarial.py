@@ -199,8 +199,8 @@ def test_fitted_lights_become_numbers():
   config = shadegan.get_config("smoke").to_dict()
   config["lights"]["prior"] = "fitted"
   method = build(resolve(config, Source()))
-  np.testing.assert_allclose(method.lights.mean, 0.3, atol=0.02)
-  np.testing.assert_allclose(method.lights.cov, 0.01 * np.eye(4), atol=2e-3)
+  np.testing.assert_allclose(method.lighting.prior.mean, 0.3, atol=0.02)
+  np.testing.assert_allclose(method.lighting.prior.cov, 0.01 * np.eye(4), atol=2e-3)
   with pytest.raises(UserError, match="carries lights"):
     resolve(config, object())
 

@@ -8,8 +8,8 @@ import pytest
 
 from configs import pigan, shadegan
 from shapegan_jax.errors import UserError
-from shapegan_jax.methods.adversarial import StageTable
 from shapegan_jax.methods.base import build
+from shapegan_jax.methods.gan_settings import StageTable
 from shapegan_jax.schedules import Stage, exponential_approach, piecewise, ramp, stage_at, stage_start
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shapegan_jax.objectives.shape import surface_tracking_loss
+from shapegan_jax.objectives.shape import normal_smoothness, opacity_prior, surface_tracking_loss
 
 RANGE = {"near": 0.88, "far": 1.12}
 
@@ -39,3 +39,21 @@ def test_the_perceptual_term_sees_three_equal_channels_in_the_signed_range():
   np.testing.assert_allclose(loss, 2 + 3, rtol=1e-5)
   np.testing.assert_allclose(seen[0], np.ones((1, 4, 4, 3)), rtol=1e-6)
   np.testing.assert_allclose(seen[1], -np.ones((1, 4, 4, 3)), atol=1e-5)
+
+
+def test_the_opacity_prior_is_zero_at_certainty_and_largest_at_a_half():
+  np.testing.assert_allclose(opacity_prior(jnp.array([0.0, 1.0])), 0.0, atol=1e-6)
+  np.testing.assert_allclose(opacity_prior(jnp.array([0.5])), 1.18562, atol=1e-5)
+  assert float(jax.grad(opacity_prior)(jnp.array([0.4]))[0]) > 0, "below a half it pushes down"
+  assert float(jax.grad(opacity_prior)(jnp.array([0.6]))[0]) < 0
+
+
+def test_normal_smoothness_counts_the_rays_that_hit(rng):
+  pair = jnp.asarray(rng.normal(size=(5, 2, 3)), jnp.float32)
+  found = jnp.array([True, False, True, True, False])
+  first, second = np.asarray(pair[:, 0]), np.asarray(pair[:, 1])
+  hit = np.asarray(found)
+  np.testing.assert_allclose(normal_smoothness(pair, found), np.mean((first - second)[hit] ** 2), rtol=1e-5)
+  released = np.mean((np.asarray(pair)[hit, :, 0] - np.asarray(pair)[hit, :, 1]) ** 2)
+  np.testing.assert_allclose(normal_smoothness(pair, found, pairing="components"), released, rtol=1e-5)
+  assert float(normal_smoothness(pair, jnp.zeros(5, bool))) == 0.0
