@@ -178,20 +178,19 @@ class Gof(PiGan):
     *,
     resolution: int,
     truncation: float = 1.0,
-    missed: Literal["background", "expected"] = "background",
+    at: Literal["root", "expected"] = "root",
   ) -> Rendering:
-    """Surface rendering: one colour evaluation a ray, at its root, with the normal there.
+    """Surface rendering: one colour evaluation a ray, at its root, with the normal there; background without a root.
 
-    `missed` says what a ray without a root shows: the background, or (published) the field at the expected distance of
-    volume rendering.
+    `at="expected"` shows the field at the expected distance of volume rendering instead, whether or not there is a
+    root: what the released code calls its surface.
     """
     codes, lights = self.generator.codes(params, latents, truncation=truncation), self._lights_of(lights, latents)
     sampler: Sampler = RootSampler(self._search)
     window = None
-    if missed == "expected":
+    if at == "expected":
       volume = self.render(params, latents, cameras, lights, resolution=resolution, truncation=truncation)
-      centre = jnp.where(volume.extras["found"], volume.extras["root"], volume.distance)
-      window = Window(centre=centre.reshape(centre.shape[0], -1), width=jnp.ones(()))
+      window = Window(centre=volume.distance.reshape(volume.distance.shape[0], -1), width=jnp.ones(()))
       sampler = PointSampler()
     return self._render(
       params,
