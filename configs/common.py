@@ -62,10 +62,15 @@ def shrink(config: ConfigDict) -> ConfigDict:
   with small.unlocked():
     small.num_steps = 2
     small.field.width, small.field.depth = 16, 2
-    small.mapping.update(latent_dim=8, hidden_dim=16, n_hidden=1)
-    small.critic.width_multiplier, small.critic.max_resolution = 0.02, 16
-    if small.critic.latent_dim:
-      small.critic.latent_dim = small.mapping.latent_dim
+    small.critic.width_multiplier = 0.02
+    if "mapping" in small:
+      small.mapping.update(latent_dim=8, hidden_dim=16, n_hidden=1)
+      small.critic.max_resolution = 16
+      if small.critic.latent_dim:
+        small.critic.latent_dim = small.mapping.latent_dim
+    if "patches" in small:
+      small.patches.size = 8
+      small.field.update(skip=0, position_bands=2, direction_bands=1, shape_dim=4, appearance_dim=4)
     stages = small.stages
     least = min(stages.resolution)
     stages.resolution = tuple(8 if r == least else 16 for r in stages.resolution)

@@ -1,0 +1,89 @@
+"""`shapegan`: commands for trained models, one file each. A mistake is one line on stderr and exit code 2.
+
+Nothing heavy is imported before a command is known and its arguments are right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+
+from shapegan_jax.errors import UserError
+
+Command = Callable[..., None]
+
+
+def _convert() -> Command:
+  from shapegan_jax.tools.convert import convert
+
+  return convert
+
+
+COMMANDS: dict[str, tuple[Callable[[], Command], str]] = {
+  "convert": (_convert, "Turn a published PyTorch checkpoint into a file that shapegan_jax.load reads."),
+}
+"""Name -> (where the function comes from, one line of help). A command's module imports jax inside its function."""
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Run the command that `argv` (None: the command line) names."""
+  argv = sys.argv[1:] if argv is None else argv
+  if not argv or argv[0] in ("-h", "--help"):
+    print(overview())
+    return
+  name, *rest = argv
+  if name not in COMMANDS:
+    fail(f"{name!r}: no such command; the commands are {', '.join(COMMANDS)} (shapegan COMMAND --help explains one)")
+  try:
+    _run(COMMANDS[name][0](), name, rest)
+  except UserError as error:
+    fail(str(error))
+  except KeyboardInterrupt:
+    sys.exit(130)
+
+
+def overview() -> str:
+  """The commands and what they are for."""
+  lines = [f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items()]
+  return "\n".join(["usage: shapegan COMMAND [--help] [--name=value ...]", "", "commands:", *lines])
+
+
+def fail(message: str) -> None:
+  """One line on stderr, exit code 2."""
+  print(f"error: {message}", file=sys.stderr, flush=True)
+  sys.exit(2)
+
+
+def _run(command: Command, name: str, argv: list[str]) -> None:
+  """Read the arguments and do it. What tyro says of a mistake, in a box of several lines, becomes one line."""
+  said = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(said):
+      call = tyro.cli(_deferred(command), prog=f"shapegan {name}", args=argv)
+  except SystemExit as leaving:
+    if leaving.code in (0, None):
+      raise
+    raise UserError(f"{_in_one_line(said.getvalue())}; see shapegan {name} --help") from None
+  call()
+
+
+def _deferred(command: Command) -> Callable[..., Any]:
+  """`command` with its signature and documentation, but returning the call instead of making it."""
+
+  @functools.wraps(command)
+  def prepare(**arguments: Any) -> Callable[[], None]:
+    return lambda: command(**arguments)
+
+  return prepare
+
+
+def _in_one_line(box: str) -> str:
+  lines = [re.sub(r"[─-╿]", " ", line).strip() for line in box.split("For full helptext")[0].splitlines()[1:]]
+  return re.sub(r"\s+", " ", " ".join(lines)).strip().rstrip(".") or "the arguments were not understood"
