@@ -173,16 +173,26 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def export_safetensors(path: str | Path, params: PyTree, metadata: Mapping[str, Any]) -> None:
-  """Parameters (nested dicts of arrays) in one file, each named by its path `a/b/c`; `metadata` rides along as JSON."""
+  """Parameters (nested dicts of arrays) in one file, each named by its path `a/b/c`; `metadata` rides along as JSON.
+
+  Raises:
+    UserError: the file cannot be written; nothing is left behind.
+  """
   arrays = {
     jax.tree_util.keystr(key_path, simple=True, separator="/"): np.asarray(leaf, order="C")
     for key_path, leaf in jax.tree_util.tree_leaves_with_path(params)
   }
   path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  safetensors.numpy.save_file(arrays, temporary, metadata={name: json.dumps(x) for name, x in metadata.items()})
-  temporary.replace(path)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.numpy.save_file(arrays, temporary, metadata={name: json.dumps(x) for name, x in metadata.items()})
+    temporary.replace(path)
+  except (OSError, safetensors.SafetensorError) as error:
+    with contextlib.suppress(OSError):
+      temporary.unlink()
+    reason = str(error).splitlines()[0]
+    raise UserError(f"{path}: cannot be written ({reason}); choose another place") from error
 
 
 def import_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:

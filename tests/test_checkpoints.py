@@ -169,3 +169,10 @@ def test_finiteness_is_seen_in_any_float_leaf_and_named():
     assert state.nonfinite_names(broken) == ["a/w"]
   assert bool(state.all_finite({"n": jnp.int32(1)}))
   assert state.parameter_count(tree) == 3 + 1 + 4
+
+
+def test_a_file_that_cannot_be_written_is_named_and_nothing_stays(tmp_path):
+  (tmp_path / "model.safetensors").mkdir()
+  with pytest.raises(UserError, match=r"model\.safetensors: cannot be written"):
+    checkpoints.export_safetensors(tmp_path / "model.safetensors", {"a": np.zeros(3, np.float32)}, {})
+  assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]

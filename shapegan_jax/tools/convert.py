@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -46,14 +45,7 @@ def convert(
   from shapegan_jax.state import parameter_count
 
   build(config)
-  try:
-    export_safetensors(output, params, {"config": config, "step": step})
-  except Exception as error:
-    # safetensors has errors of its own kind beside the system's, and only `checkpoints` may know them.
-    with contextlib.suppress(OSError):
-      output.with_name(f".{output.name}.{os.getpid()}").unlink()
-    reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0][:120]
-    raise UserError(f"--output={output}: cannot be written ({reason}); choose another place") from error
+  export_safetensors(output, params, {"config": config, "step": step})
   trained = f"{step:,} updates" if step else "number of updates unknown"
   for note in notes:
     print(f"note: {note}")

@@ -25,6 +25,7 @@ from convert.torch_writer import (
 )
 
 import shapegan_jax
+from shapegan_jax import checkpoints
 from shapegan_jax.checkpoints import import_safetensors
 from shapegan_jax.tools.cli import COMMANDS, main
 
@@ -54,6 +55,7 @@ def refused(capsys, *arguments) -> str:
   assert err.startswith("error: "), err
   assert err.endswith("\n"), err
   assert err[:-1].isprintable(), err
+  assert not set(err) & set("─│╭╮╰╯"), err
   return err[:-1]
 
 
@@ -145,6 +147,21 @@ def test_mistakes_are_answered_in_one_line(tensors, tmp_path, capsys):
   ):
     assert words in refused(capsys, *arguments), arguments
     assert sorted(tmp_path.rglob("*")) == before, arguments
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tensors, tmp_path, capsys, monkeypatch):
+  given, out = write(tmp_path / "given.pth", state_dict(tensors)), tmp_path / "x.safetensors"
+  out.write_text("old")
+
+  def save_half(arrays, path, metadata):
+    Path(path).write_bytes(b"half")
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(checkpoints.safetensors.numpy, "save_file", save_half)
+  said = refused(capsys, "convert", "--method=pigan", f"--input={given}", f"--output={out}")
+  assert "No space left on device" in said
+  assert out.read_text() == "old"
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["given.pth", "x.safetensors"]
 
 
 def mutations(rng: np.random.Generator, sources: list[bytes], canary: Path) -> list[bytes]:
