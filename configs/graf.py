@@ -184,7 +184,7 @@ def heads() -> ConfigDict:
   config.cameras.update(radius_max=0.0, planar_range=False, align="corners")
   config.patches = ConfigDict({"size": 32, "min_scale": 0.5, "anneal": 0.0125, "interval": 100, "first_scale": 0.9})
   config.critic = ConfigDict({"width_multiplier": 0.25})
-  config.objectives = objectives(r1=5.0, shared_fakes=True)
+  config.objectives = objectives(r1=0.5, shared_fakes=True)
   config.optimizers = ConfigDict(
     {"kind": "adam", "b1": 0.0, "b2": 0.9, "alpha": 0.99, "clip": 1.0, "discriminator_clip": 10.0}
   )
@@ -195,7 +195,7 @@ def heads() -> ConfigDict:
     batch_size=(8, 8),
     samples=(12, 12),
     generator_rate=(1e-3, 5e-4),
-    discriminator_rate=(2e-4, 2e-4),
+    discriminator_rate=(1e-4, 1e-4),
     fade_steps=0,
   )
   return config
