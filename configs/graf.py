@@ -184,7 +184,8 @@ def heads() -> ConfigDict:
   config.cameras.update(radius_max=0.0, planar_range=False, align="corners")
   config.patches = ConfigDict({"size": 32, "min_scale": 0.5, "anneal": 0.0125, "interval": 100, "first_scale": 0.9})
   config.critic = ConfigDict({"width_multiplier": 0.25})
-  config.objectives = objectives(r1=0.5, shared_fakes=True)
+  config.objectives = objectives(r1=1.0, shared_fakes=True)
+  config.objectives.update(r1_final=0.05, r1_ramp=(200, 700))
   config.optimizers = ConfigDict(
     {"kind": "adam", "b1": 0.0, "b2": 0.9, "alpha": 0.99, "clip": 1.0, "discriminator_clip": 10.0}
   )

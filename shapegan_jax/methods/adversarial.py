@@ -100,6 +100,8 @@ class AdversarialMethod(abc.ABC):
       "generator_rate": piecewise(table.start, table.generator_rate, step),
       "discriminator_rate": piecewise(table.start, table.discriminator_rate, step),
     }
+    if goals.r1_ramp[1]:
+      anneals["r1"] = goals.r1 + (goals.r1_final - goals.r1) * ramp(step, *goals.r1_ramp)
     return stage_at(self.stages, step), anneals
 
   def init(self, key: Key, *, dependencies: Mapping[str, Any] | None = None) -> GanState:
@@ -202,7 +204,7 @@ class AdversarialMethod(abc.ABC):
       output = self.criticise(disc_params, extra, fakes.image, anneals, stage)
       terms = {
         "discriminator": losses.critic_loss(real_logits, output.logit),
-        "r1": 0.5 * self.objectives.r1 * r1,
+        "r1": 0.5 * anneals.get("r1", self.objectives.r1) * r1,
         **self._identity_losses(output, fakes),
       }
       metrics = {f"disc/{name}": value for name, value in terms.items()}

@@ -78,9 +78,15 @@ class StageTable:
 
 @dataclasses.dataclass(frozen=True)
 class Objectives:
-  """Weights of the losses. top-k keeps the share max(topk_decay^(step / topk_interval), topk_share) of the fakes."""
+  """Weights of the losses. top-k keeps the share max(0.99^(step / topk_interval), topk_share) of the fakes.
+
+  `r1` falls to `r1_final` between the steps `r1_ramp`, if that is not (0, 0): a strong penalty while a new generator is
+  easily told from pictures, a weak one once it is not.
+  """
 
   r1: float = 1.0
+  r1_final: float = 0.0
+  r1_ramp: tuple[int, int] = (0, 0)
   pose: float = 15.0
   latent: float = 0.0
   topk_interval: int = 2000

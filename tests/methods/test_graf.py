@@ -135,6 +135,25 @@ def test_r1_is_the_published_penalty(rng):
   np.testing.assert_allclose(ours, published, rtol=1e-12)
 
 
+def test_r1_relaxes_where_it_is_told_to():
+  method = build(graf.get_config("heads").to_dict())
+  weights = [method.plan(step)[1]["r1"] for step in (0, 200, 450, 700, 2199)]
+  np.testing.assert_allclose(weights, [1.0, 1.0, 0.525, 0.05, 0.05])
+  assert "r1" not in build(graf.get_config("celeba").to_dict()).plan(0)[1]
+
+
+def test_the_penalty_has_the_weight_of_its_step(method):
+  relaxing = dataclasses.replace(method, objectives=dataclasses.replace(method.objectives, r1=4.0, r1_ramp=(0, 0)))
+  stage, anneals = relaxing.plan(0)
+  size = (stage.batch_size, stage.resolution, stage.resolution, 3)
+  batch = {"image": jnp.asarray(np.random.default_rng(0).uniform(-1, 1, size), jnp.float32)}
+  step = jax.jit(lambda state, anneals: relaxing.update(state, batch, jax.random.key(1), anneals, stage=stage)[1])
+  state = relaxing.init(jax.random.key(0))
+  plain = traced({name: value for name, value in anneals.items() if name != "r1"})
+  whole, half = step(state, plain)["disc/r1"], step(state, plain | {"r1": jnp.float32(2.0)})["disc/r1"]
+  np.testing.assert_allclose(half, whole / 2, rtol=1e-4)
+
+
 def test_rays_of_the_published_cameras_pass_the_points_of_long_directions():
   """x = o + z R (x tan, y tan, -1) with z from near to far, directions not normalised and scaled as NeRF does."""
   method = build(graf.get_config("carla").to_dict())
