@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 import shapegan_jax
 from shapegan_jax.checkpoints import read_config
@@ -82,6 +82,7 @@ def step_times(names: list[str]) -> dict[str, list[tuple[int, float]]]:
 
 def main(argv: list[str]) -> None:
   del argv
+  logging.set_verbosity(logging.WARNING)
   names, rows, pictures = _CONFIGS.value, {}, []
   for name in names:
     report = train_and_measure(name)

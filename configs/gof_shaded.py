@@ -6,9 +6,9 @@ The mixture is ours; nobody has published it. The field, its search and its regu
 colour is read as albedo and shaded by the composited gradient of the occupancy logit under lights of ShadeGAN's priors.
 
 `heads` (seed 0, 2,200 steps, the first settings tried): all of 256 samples convex, depth deviation 0.91 of the data's,
-normals of the logit 3.1 degrees from normals of the depth. Against GOF the light puts brows, sockets and ears into the
-shape; against ShadeGAN (10.0 degrees) the surface is far smoother, with fewer folds in the face. In the last 500 steps,
-at 64 pixels, dark blotches appeared in the albedo of some faces, not in their shapes.
+normals of the logit 3.1 degrees from normals of the depth. Against GOF the light puts a little more of brows and
+sockets into the shape; against ShadeGAN (10.0 degrees) the surface is far smoother, with fewer features. In the last
+500 steps, at 64 pixels, dark blotches appeared in the albedo of some faces, not in their shapes.
 
 Presets: heads (default), smoke, heads_large, celeba, bfm, cats: for the papers' sets GOF's curricula with ShadeGAN's
 light priors. None of the latter has been run by us yet, so no result is claimed for them.

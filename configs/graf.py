@@ -2,7 +2,11 @@
 
   python -m shapegan_jax.main --config=configs/graf.py --workdir=runs/graf
 
-`heads` on two cores: not measured yet.
+`heads` (seed 0, 2,200 steps): all of 256 samples convex, depth deviation 0.99 of the data's,
+normals 6.9 degrees; 0.41 s a step where pi-GAN takes 0.74 at 32 pixels. Eight settings of R1 (5 to 0.1) and rates
+were tried for 40 to 2,200 steps: with R1 0.2 or less from the start the discriminator wins at once and the shapes
+break; with 0.5 or more it is at the level of guessing after some 700 steps and faces stay blank; the one kept relaxes
+R1 from 1 to 0.05, which helps a little.
 
 Presets: heads (default), smoke, heads_large, celeba, bfm, cats, carla. The published presets reproduce the authors'
 settings ("graf": their released configs, commit c50d342); none of them has been run to its end by us yet, so no result

@@ -145,3 +145,38 @@ def test_draws_without_a_key_are_deterministic_and_with_one_are_in_range(key):
   assert np.abs(draws.jitter).max() <= 0.5
   assert draws.noise.shape == (5, 7)
   assert 0 <= draws.fine.min() <= draws.fine.max() <= 1
+
+
+def test_noise_is_added_to_what_is_composited(rays):
+  noise = jnp.linspace(-40.0, 40.0, 81 * 5).reshape(81, 5)
+  sampler = HierarchicalSampler(5, 0)
+  flat = lambda offset: lambda points, viewdirs: FieldSamples(30.0 + offset, jnp.full(points.shape, 0.5))  # noqa: E731
+  noisy = render_rays(flat(0 * noise), rays, sampler, Compositor(), draws=Draws(noise=noise))
+  shifted = render_rays(flat(noise), rays, sampler, Compositor(), draws=Draws())
+  np.testing.assert_allclose(noisy.acc, shifted.acc, atol=1e-6)
+  assert (
+    float(jnp.abs(noisy.acc - render_rays(flat(0 * noise), rays, sampler, Compositor(), draws=Draws()).acc).max()) > 0.1
+  )
+
+
+def test_fine_samples_follow_the_noisy_coarse_weights(rays):
+  """All the weight that noise puts on one coarse sample draws the fine ones to it."""
+  sampler = HierarchicalSampler(9, 6)
+  empty = lambda points, viewdirs: FieldSamples(jnp.full(points.shape[:-1], -1.0), points)  # noqa: E731
+  coarse = jnp.linspace(0.88, 1.12, 9)
+  for index in (2, 5):
+    noise = jnp.zeros((81, 9)).at[:, index].set(1e6)
+    t_points = sampler(empty, rays, Draws(coarse_noise=noise), None).t_points
+    near = jnp.abs(t_points - coarse[index]) <= 0.0151
+    assert np.all(np.sum(near, -1) >= 6 + 1 - 2), "but for the ends of the distribution, all are in the sample's bin"
+
+
+def test_stratified_samples_stay_in_their_bins(rays):
+  sampler = HierarchicalSampler(8, 0, placement="stratified")
+  flat = lambda points, viewdirs: FieldSamples(points[..., 0], points)  # noqa: E731
+  edges = np.linspace(0.88, 1.12, 8)
+  middles = (edges[1:] + edges[:-1]) / 2
+  low, high = np.concatenate([edges[:1], middles]), np.concatenate([middles, edges[-1:]])
+  for offset, end in ((-0.5, low), (0.5, high), (0.0, (low + high) / 2)):
+    t_points = sampler(flat, rays, Draws(jitter=jnp.full((81, 8), offset)), None).t_points
+    np.testing.assert_allclose(t_points, np.broadcast_to(end, (81, 8)), atol=1e-6)
