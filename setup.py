@@ -13,7 +13,7 @@ def requirements() -> list[str]:
   return [line for line in lines if line]
 
 
-TEST = ["pytest>=8.3", "beartype>=0.20"]
+TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "beartype>=0.20"]
 
 setup(
   name="shapegan_jax",
