@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from shapegan_jax.checkpoints import Checkpoints, export_safetensors, import_safetensors, read_config
 from shapegan_jax.errors import UserError
 from shapegan_jax.methods.base import Method, build
 from shapegan_jax.rng import root_key, stream
-from shapegan_jax.types import Array, Cameras, FieldSamples, Key, Lights, PyTree, Rendering
+from shapegan_jax.types import Array, Cameras, Codes, FieldSamples, Key, Lights, PyTree, Rendering
+
+ZOO = Path(__file__).parent / "zoo"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Model:
           lambda *args, **kwargs: self.method.render_surface(*args, **kwargs), static_argnames=names
         ),
         "query": jax.jit(lambda *args: self.method.query(*args)),
+        "codes": jax.jit(lambda *args, **kwargs: self.method.codes(*args, **kwargs), static_argnames=("truncation",)),
       }
       object.__setattr__(self, "_jitted", jitted)
 
@@ -59,9 +64,29 @@ class Model:
     """[n] lights from the light prior; None where the method knows no light."""
     return self.method.sample_lights(_key(key, "lights"), n)
 
+  def central_cameras(self, n: int = 1) -> Cameras:
+    """[n] cameras at the centre of the pose prior."""
+    return self.method.sample_cameras(None, n)
+
+  def cameras_at(self, yaw: ArrayLike = 0.0, pitch: ArrayLike = 0.0) -> Cameras:
+    """[n] cameras with the field of view and the distance of training, at these angles (radians; 0, 0: the front).
+
+    Numbers stand for [1], and for as many as the other angle has.
+    """
+    angles = (jnp.atleast_1d(jnp.asarray(angle, jnp.float32)) for angle in (yaw, pitch))
+    return self.method.cameras_at(*jnp.broadcast_arrays(*angles))
+
+  def mean_lights(self, n: int = 1) -> Lights | None:
+    """[n] times the mean of the light prior; None where the method knows no light."""
+    return self.method.sample_lights(None, n)
+
+  def codes(self, latents: Float[Array, "n _"] | Codes, *, truncation: float = 1.0) -> Codes:
+    """The modulations of latents: what inversion optimises, and what may be given wherever latents are."""
+    return self._jitted["codes"](self.params, latents, truncation=truncation)
+
   def render(
     self,
-    latents: Float[Array, "n _"] | None = None,
+    latents: Float[Array, "n _"] | Codes | None = None,
     cameras: Cameras | None = None,
     lights: Lights | None = None,
     *,
@@ -72,7 +97,7 @@ class Model:
     """Pictures [n, resolution, resolution, ...] of the latents, in these cameras and lights.
 
     Args:
-      latents: [n, latent]; None: drawn with `key`, as many as there are cameras or lights (or one).
+      latents: [n, latent], or codes of n; None: drawn with `key`, as many as there are cameras or lights (or one).
       cameras, lights: [n]; None: drawn from their priors with `key`.
       resolution: pixels a side; None: that of the last training stage.
       truncation: 1 = the whole prior; towards 0 the average shape.
@@ -82,7 +107,7 @@ class Model:
 
   def render_surface(
     self,
-    latents: Float[Array, "n _"] | None = None,
+    latents: Float[Array, "n _"] | Codes | None = None,
     cameras: Cameras | None = None,
     lights: Lights | None = None,
     *,
@@ -101,7 +126,7 @@ class Model:
 
   def query(
     self,
-    latents: Float[Array, "n _"],
+    latents: Float[Array, "n _"] | Codes,
     points: Float[Array, "n p 3"],
     lights: Lights | None = None,
     viewdirs: Float[Array, "n p 3"] | None = None,
@@ -119,14 +144,14 @@ class Model:
   def _picture(
     self,
     name: str,
-    latents: Array | None,
+    latents: Array | Codes | None,
     cameras: Cameras | None,
     lights: Lights | None,
     key: Key | None,
     resolution: int | None,
     truncation: float,
   ) -> Rendering:
-    given = [x.shape[0] for x in (latents, cameras and cameras.fov, lights and lights.code) if x is not None]
+    given = [jax.tree.leaves(x)[0].shape[0] for x in (latents, cameras, lights) if x is not None]
     n = given[0] if given else 1
     if len(set(given)) > 1:
       raise UserError(f"{name}: latents, cameras and lights must be equally many; found {given}")
@@ -138,12 +163,15 @@ class Model:
 
 
 def load(path: str | Path) -> Model:
-  """The model of a workdir (its newest checkpoint's averaged parameters) or of an exported `.safetensors` file.
+  """The model of a workdir (its newest checkpoint's averaged parameters), of an exported `.safetensors` file, or of a
+  name in `shipped_models()`.
 
   Raises:
-    UserError: no such path, not a workdir, or nothing trained yet.
+    UserError: no such path or name, not a workdir, or nothing trained yet.
   """
   path = Path(path)
+  if not path.exists() and str(path) in (shipped := shipped_models()):
+    path = shipped[str(path)]
   if path.is_file():
     params, metadata = import_safetensors(path)
     if "config" not in metadata:
@@ -151,9 +179,15 @@ def load(path: str | Path) -> Model:
     method = build(metadata["config"])
     return Model(method, _fitted(path, params, method), metadata["config"], step=metadata.get("step", 0))
   if not path.exists():
-    raise UserError(f"{path}: no such folder or file; give a workdir of shapegan_jax.main or an exported .safetensors")
+    names = f", or one of {', '.join(shipped_models())}" if shipped_models() else ""
+    raise UserError(f"{path}: no such model; give a workdir of shapegan_jax.main, an exported .safetensors{names}")
   config = read_config(path)
   return from_workdir(path, build(config), config)
+
+
+def shipped_models() -> dict[str, Path]:
+  """Name -> file of the trained models that come with the package; a card lies beside each."""
+  return {path.parent.name: path for path in sorted(ZOO.glob("*/model.safetensors"))}
 
 
 def from_workdir(workdir: str | Path, method: Method, config: Mapping[str, Any]) -> Model:
@@ -181,4 +215,5 @@ def _fitted(path: Path, params: PyTree, method: Method) -> PyTree:
 
   if odd := sorted(shapes(params) ^ shapes(expected)):
     raise UserError(f"{path}: parameters do not fit their config (first at {odd[0][0]}); export the model again")
-  return jax.tree.map(jax.numpy.asarray, params)
+  # A file may hold half the digits; the arithmetic is the one of training.
+  return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), params, expected)

@@ -87,6 +87,16 @@ class Lights:
 
 
 @record
+class Codes:
+  """Modulations of n generators' fields, which may stand wherever latents may: inversion finds these.
+
+  In the order of the generator's `codes`: raw frequencies and phases (FiLM-SIREN), shape and appearance code (GRAF).
+  """
+
+  values: tuple[Array, ...]  # [n, ...] each
+
+
+@record
 class FieldSamples:
   """What a field answers at points. `raw` is before any activation; `gradient` is d raw / d world position or None."""
 

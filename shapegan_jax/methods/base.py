@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from shapegan_jax.errors import UserError
 from shapegan_jax.schedules import Stage, Stages
-from shapegan_jax.types import Array, Cameras, FieldSamples, Key, Lights, PyTree, Rendering
+from shapegan_jax.types import Array, Cameras, Codes, FieldSamples, Key, Lights, PyTree, Rendering
 
 T = TypeVar("T")
 
@@ -38,16 +38,22 @@ class Method(Protocol):
   def sample_latents(self, key: Key, n: int) -> Array:
     """[n, latent] from the prior."""
 
-  def sample_cameras(self, key: Key, n: int) -> Cameras:
-    """[n] cameras from the pose prior."""
+  def sample_cameras(self, key: Key | None, n: int) -> Cameras:
+    """[n] cameras from the pose prior; `key=None`: at its centre."""
 
-  def sample_lights(self, key: Key, n: int) -> Lights | None:
-    """[n] lights from the light prior; None for methods without light."""
+  def cameras_at(self, yaw: Array, pitch: Array) -> Cameras:
+    """[n] cameras of the training's field of view and distance at these angles [n] (radians)."""
+
+  def sample_lights(self, key: Key | None, n: int) -> Lights | None:
+    """[n] lights from the light prior (`key=None`: its mean); None for methods without light."""
+
+  def codes(self, params: PyTree, latents: Array | Codes, *, truncation: float = 1.0) -> Codes:
+    """The modulations of latents. Codes may stand wherever latents may."""
 
   def render(
     self,
     params: PyTree,
-    latents: Array,
+    latents: Array | Codes,
     cameras: Cameras,
     lights: Lights | None = None,
     *,
@@ -60,7 +66,7 @@ class Method(Protocol):
   def query(
     self,
     params: PyTree,
-    latents: Array,
+    latents: Array | Codes,
     points: Array,
     lights: Lights | None = None,
     viewdirs: Array | None = None,

@@ -37,7 +37,7 @@ from shapegan_jax.rendering.shading import lambertian
 from shapegan_jax.rendering.surface import ContractingSampler, PointSampler, RootSampler, RootSearch, solid
 from shapegan_jax.rendering.volume import Compositor, Sampler, Window, occupancy
 from shapegan_jax.rng import stream
-from shapegan_jax.types import Array, Cameras, Key, Lights, PyTree, Rendering, Shader
+from shapegan_jax.types import Array, Cameras, Codes, Key, Lights, PyTree, Rendering, Shader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Gof(PiGan):
     anneals["opacity_weight"] = weights.opacity * min(10.0, math.exp(weights.opacity_rate * step))
     return stage, anneals | (self.lighting.anneals(step) if self.lighting else {})
 
-  def sample_lights(self, key: Key, n: int) -> Lights | None:
+  def sample_lights(self, key: Key | None, n: int) -> Lights | None:
     return self.lighting.sample(key, n) if self.lighting else None
 
   def generate(self, gen_params: PyTree, key: Key, anneals: Mapping[str, Array], *, stage: GanStage) -> Fakes:
@@ -145,7 +145,7 @@ class Gof(PiGan):
   def render(
     self,
     params: PyTree,
-    latents: Array,
+    latents: Array | Codes,
     cameras: Cameras,
     lights: Lights | None = None,
     *,
@@ -172,7 +172,7 @@ class Gof(PiGan):
   def render_surface(
     self,
     params: PyTree,
-    latents: Array,
+    latents: Array | Codes,
     cameras: Cameras,
     lights: Lights | None = None,
     *,
@@ -220,8 +220,8 @@ class Gof(PiGan):
   def _shader(self) -> Shader | None:
     return lambertian if self.lighting else None
 
-  def _lights_of(self, lights: Lights | None, latents: Array) -> Lights | None:
+  def _lights_of(self, lights: Lights | None, latents: Array | Codes) -> Lights | None:
     """The lights given, or the mean light where the method knows light."""
     if lights is None and self.lighting:
-      return self.lighting.sample(None, latents.shape[0])
+      return self.lighting.sample(None, jax.tree.leaves(latents)[0].shape[0])
     return lights

@@ -53,7 +53,19 @@ from shapegan_jax.rendering.volume import (
   with_gradient,
 )
 from shapegan_jax.rng import stream
-from shapegan_jax.types import Array, Cameras, CriticOutput, FieldFn, FieldSamples, Key, Lights, PyTree, Rays, Rendering
+from shapegan_jax.types import (
+  Array,
+  Cameras,
+  Codes,
+  CriticOutput,
+  FieldFn,
+  FieldSamples,
+  Key,
+  Lights,
+  PyTree,
+  Rays,
+  Rendering,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,16 +99,13 @@ class PatchCameraConfig(parts.CameraConfig):
   planar_range: bool = False
   align: str = "corners"
 
-  def sample(self, key: Key, n: int) -> Cameras:
+  def sample(self, key: Key | None, n: int) -> Cameras:
+    if key is None:
+      return super().sample(None, n)
     yaw, pitch = self.pose_prior().sample(key, (n,))
     low, high = self.radius, max(self.radius, self.radius_max)
     radius = jax.random.uniform(stream(key, "radius"), (n,), minval=low, maxval=high)
     return orbit_cameras(yaw, pitch, fov=jnp.deg2rad(self.fov_deg), radius=radius)
-
-  def centre(self, n: int) -> Cameras:
-    """[n] cameras at the centre of the prior."""
-    yaw, pitch = self.pose_prior().sample(None, (n,))
-    return orbit_cameras(yaw, pitch, fov=jnp.deg2rad(self.fov_deg), radius=self.radius)
 
   def cast(self, cameras: Cameras, points: Float[Array, "b n 2"]) -> Rays:
     """Rays [b, n] through each camera's own image points."""
@@ -134,9 +143,11 @@ class NerfGenerator:
     """Fresh parameters."""
     return {"field": self.field.init_params(key)["params"]}
 
-  def codes(self, params: PyTree, latents: Array, *, truncation: float = 1.0) -> tuple[Array, Array]:
+  def codes(self, params: PyTree, latents: Array | Codes, *, truncation: float = 1.0) -> tuple[Array, Array]:
     """(shape, appearance) codes of latents, multiplied by `truncation`."""
     del params
+    if isinstance(latents, Codes):
+      return tuple(truncation * code for code in latents.values)
     scaled = truncation * latents
     return scaled[..., : self.field.shape_dim], scaled[..., self.field.shape_dim :]
 
@@ -287,6 +298,6 @@ def disentanglement_grid(
   """
   if not hasattr(model.method, "crossed_latents"):
     raise UserError("disentanglement_grid: this model has one code for shape and appearance; only GRAF separates them")
-  crossed, cameras = model.method.crossed_latents(model.sample_latents(count, key)), model.method.cameras.centre(count)
+  crossed, cameras = model.method.crossed_latents(model.sample_latents(count, key)), model.central_cameras(count)
   rows = {f"look {i + 1}": model.render(crossed[i], cameras, resolution=resolution).rgb for i in range(count)}
   return labelled_grid({label: np.asarray(row, np.float64) for label, row in rows.items()})

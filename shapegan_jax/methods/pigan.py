@@ -26,7 +26,7 @@ from shapegan_jax.methods.gan_settings import Averages, GanStage, Objectives, Op
 from shapegan_jax.rendering.volume import Compositor, Density, HierarchicalSampler, Sampler, Window, with_gradient
 from shapegan_jax.rng import stream
 from shapegan_jax.schedules import ramp
-from shapegan_jax.types import Array, Cameras, FieldSamples, Key, Lights, PyTree, Rendering, Shader
+from shapegan_jax.types import Array, Cameras, Codes, FieldSamples, Key, Lights, PyTree, Rendering, Shader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +70,16 @@ class PiGan(AdversarialMethod):
   def sample_latents(self, key: Key, n: int) -> Array:
     return jax.random.normal(key, (n, self.generator.latent_dim))
 
-  def sample_cameras(self, key: Key, n: int) -> Cameras:
+  def sample_cameras(self, key: Key | None, n: int) -> Cameras:
     return self.cameras.sample(key, n)
 
-  def sample_lights(self, key: Key, n: int) -> Lights | None:
+  def cameras_at(self, yaw: Array, pitch: Array) -> Cameras:
+    return self.cameras.at(yaw, pitch)
+
+  def codes(self, params: PyTree, latents: Array | Codes, *, truncation: float = 1.0) -> Codes:
+    return Codes(tuple(self.generator.codes(params, latents, truncation=truncation)))
+
+  def sample_lights(self, key: Key | None, n: int) -> Lights | None:
     del key, n
     return None
 
@@ -106,7 +112,7 @@ class PiGan(AdversarialMethod):
   def render(
     self,
     params: PyTree,
-    latents: Array,
+    latents: Array | Codes,
     cameras: Cameras,
     lights: Lights | None = None,
     *,
@@ -129,7 +135,7 @@ class PiGan(AdversarialMethod):
   def query(
     self,
     params: PyTree,
-    latents: Array,
+    latents: Array | Codes,
     points: Array,
     lights: Lights | None = None,
     viewdirs: Array | None = None,

@@ -33,7 +33,7 @@ from shapegan_jax.rendering.shading import lambertian
 from shapegan_jax.rendering.volume import Window
 from shapegan_jax.rng import stream
 from shapegan_jax.schedules import Stages, exponential_approach
-from shapegan_jax.types import Array, Cameras, Key, Lights, PyTree, Rendering
+from shapegan_jax.types import Array, Cameras, Codes, Key, Lights, PyTree, Rendering
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ class ShadeGan(PiGan):
         anneals["generator_rate"] *= stage.samples / most
     return stage, anneals
 
-  def sample_lights(self, key: Key, n: int) -> Lights:
+  def sample_lights(self, key: Key | None, n: int) -> Lights:
     return self.lighting.sample(key, n)
 
   def generate(self, gen_params: PyTree, key: Key, anneals: Mapping[str, Array], *, stage: ShadeGanStage) -> Fakes:
@@ -153,7 +153,7 @@ class ShadeGan(PiGan):
   def render(
     self,
     params: PyTree,
-    latents: Array,
+    latents: Array | Codes,
     cameras: Cameras,
     lights: Lights | None = None,
     *,
@@ -162,7 +162,7 @@ class ShadeGan(PiGan):
     key: Key | None = None,
   ) -> Rendering:
     if lights is None:
-      lights = self.lighting.sample(None, latents.shape[0])
+      lights = self.lighting.sample(None, jax.tree.leaves(latents)[0].shape[0])
     codes = self.generator.codes(params, latents, truncation=truncation)
     window = None
     if self.tracking.enabled and self.tracking.inference:

@@ -18,7 +18,7 @@ from shapegan_jax.networks.discriminators import ProgressiveDiscriminator, Strid
 from shapegan_jax.networks.mapping import MappingNetwork
 from shapegan_jax.networks.siren import FilmSiren, SphereStart
 from shapegan_jax.rendering.volume import Compositor, Draws, Sampler, Window, render_rays, with_gradient
-from shapegan_jax.types import Array, Cameras, FieldFn, FieldSamples, Key, Lights, PyTree, Rays, Rendering
+from shapegan_jax.types import Array, Cameras, Codes, FieldFn, FieldSamples, Key, Lights, PyTree, Rays, Rendering
 
 _MEAN_CODE_LATENTS = 10_000  # pi-GAN averages the codes of this many latents for truncation
 
@@ -78,9 +78,12 @@ class CameraConfig:
       f"config.cameras.prior: {self.prior!r} is not one of gaussian, truncated_gaussian, hybrid, uniform, spherical"
     )
 
-  def sample(self, key: Key, n: int) -> Cameras:
-    """[n] cameras from the prior."""
-    yaw, pitch = self.pose_prior().sample(key, (n,))
+  def sample(self, key: Key | None, n: int) -> Cameras:
+    """[n] cameras from the prior; `key=None`: at its centre."""
+    return self.at(*self.pose_prior().sample(key, (n,)))
+
+  def at(self, yaw: Array, pitch: Array) -> Cameras:
+    """Cameras at these angles."""
     return camera_geometry.orbit_cameras(yaw, pitch, fov=jnp.deg2rad(self.fov_deg), radius=self.radius)
 
 
@@ -142,13 +145,14 @@ class SirenGenerator:
       "field": self.field.init_params(field_key)["params"],
     }
 
-  def codes(self, params: PyTree, latents: Array, *, truncation: float = 1.0) -> tuple[Array, Array]:
+  def codes(self, params: PyTree, latents: Array | Codes, *, truncation: float = 1.0) -> tuple[Array, Array]:
     """Raw frequencies and phases [n, (depth + 1) * width], drawn towards their mean over latents by `truncation`.
 
     The mean is taken over a fixed set of latents, so that truncated pictures are reproducible (the originals redraw
     it).
     """
-    codes = self.mapping.apply({"params": params["mapping"]}, latents)
+    given = isinstance(latents, Codes)
+    codes = latents.values if given else self.mapping.apply({"params": params["mapping"]}, latents)
     if truncation == 1.0:
       return codes
     typical = jax.random.normal(jax.random.key(0), (_MEAN_CODE_LATENTS, self.latent_dim))

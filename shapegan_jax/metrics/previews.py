@@ -37,21 +37,30 @@ def preview_grid(
     frame: the frame of the normals' colours (n + 1) / 2. In the camera's, a face that looks at you is light blue.
     min_cell: small pictures are enlarged by whole factors to at least this many pixels.
   """
-  rows = {"image": _pixels(front.rgb)}
-  mask = np.ones(front.rgb.shape[:3]) if front.acc is None else np.clip(_pixels(front.acc), 0.0, 1.0)
-  if front.albedo is not None:
-    rows["albedo"] = _over_white(_pixels(front.albedo), mask, premultiplied=True)
-  if front.shading is not None:
-    rows["shading"] = _over_white(np.repeat(_pixels(front.shading), 3, -1), mask)
-  if front.normals is not None:
-    normals = _pixels(front.normals)
-    if frame == "camera":
-      normals = np.einsum("bji,bhwj->bhwi", np.asarray(cameras.cam2world)[:, :3, :3], normals)
-    rows["normals"] = _over_white((normals + 1) / 2, mask)
-  if front.depth is not None:
-    rows["depth"] = _over_white(depth_colors(front.depth, mask), mask)
+  rows = pictures(front, cameras, frame=frame)
   rows |= {label: _pixels(rendering.rgb) for label, rendering in turned.items()}
   return labelled_grid(rows, min_cell=min_cell)
+
+
+def pictures(
+  rendering: Rendering, cameras: Cameras, *, frame: Literal["camera", "world"] = "camera"
+) -> dict[str, Float[np.ndarray, "n h w 3"]]:
+  """Everything a rendering [n, h, w] holds, as pictures in [0, 1]: image, and where known albedo, shading, normals and
+  depth on white. `cameras` [n] and `frame` are the normals'; see `preview_grid`."""
+  shown = {"image": _pixels(rendering.rgb)}
+  mask = np.ones(rendering.rgb.shape[:3]) if rendering.acc is None else np.clip(_pixels(rendering.acc), 0.0, 1.0)
+  if rendering.albedo is not None:
+    shown["albedo"] = _over_white(_pixels(rendering.albedo), mask, premultiplied=True)
+  if rendering.shading is not None:
+    shown["shading"] = _over_white(np.repeat(_pixels(rendering.shading), 3, -1), mask)
+  if rendering.normals is not None:
+    normals = _pixels(rendering.normals)
+    if frame == "camera":
+      normals = np.einsum("bji,bhwj->bhwi", np.asarray(cameras.cam2world)[:, :3, :3], normals)
+    shown["normals"] = _over_white((normals + 1) / 2, mask)
+  if rendering.depth is not None:
+    shown["depth"] = _over_white(depth_colors(rendering.depth, mask), mask)
+  return shown
 
 
 def depth_colors(depth: Float[Maps, "n h w"], mask: Float[Maps, "n h w"]) -> Float[np.ndarray, "n h w 3"]:

@@ -1,0 +1,69 @@
+"""What a command writes: whole files or none, of a kind that the ending of their name says."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from shapegan_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+def check_output(path: Path, endings: tuple[str, ...], option: str = "--output") -> Path:
+  """`path`, if a file of one of the `endings` (".png", ...) may be written there. Call before the work begins."""
+  known = f"{', '.join(endings[:-1])} or {endings[-1]}" if len(endings) > 1 else endings[0]
+  if path.is_dir():
+    raise UserError(f"{option}={path}: is a folder; name a file in it, such as {path / ('out' + endings[0])}")
+  if path.suffix.lower() not in endings:
+    raise UserError(f"{option}={path}: must end in {known}; name a file such as {path.stem or 'out'}{endings[0]}")
+  _can_hold(path.parent, option, path)
+  return path
+
+
+def check_folder(path: Path, option: str = "--output") -> Path:
+  """`path`, if it is a folder or may become one. Call before the work begins."""
+  if path.exists() and not path.is_dir():
+    raise UserError(f"{option}={path}: is a file; name a folder")
+  _can_hold(path, option, path)
+  return path
+
+
+def _can_hold(folder: Path, option: str, named: Path) -> None:
+  nearest = folder.absolute()
+  while not nearest.exists():
+    nearest = nearest.parent
+  if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+    raise UserError(f"{option}={named}: {nearest} cannot be written to; choose another place")
+
+
+@contextlib.contextmanager
+def aside(path: Path) -> Iterator[Path]:
+  """A place beside `path`, with its ending, to write a file (or make a folder): it becomes `path` if all goes well.
+
+  Otherwise it is removed and whatever was at `path` stays.
+  """
+  temporary = path.with_name(f".{os.getpid()}.{path.name}")
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    yield temporary
+    temporary.replace(path)
+  except OSError as error:
+    raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+  finally:
+    if temporary.is_dir():
+      shutil.rmtree(temporary, ignore_errors=True)
+    else:
+      with contextlib.suppress(OSError):
+        temporary.unlink()
+
+
+def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+  """The items, under a progress bar on stderr that appears when they take longer than a second."""
+  yield from tqdm(items, desc=label, total=total, delay=1, leave=False, dynamic_ncols=True)

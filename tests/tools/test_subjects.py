@@ -1,0 +1,78 @@
+"""What a command shows: a seed is a shape whatever else is asked for; codes survive a file; others are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from tiny_models import tiny
+
+from shapegan_jax import UserError
+from shapegan_jax.checkpoints import export_safetensors, import_safetensors
+from shapegan_jax.tools.subjects import choose, from_seeds, save_codes
+
+
+@pytest.fixture(scope="module", params=["shadegan", "graf"])
+def model(request):
+  return tiny(request.param)
+
+
+def picture(model, subjects):
+  return np.asarray(model.render(subjects.latents, subjects.cameras, subjects.lights, resolution=4).rgb)
+
+
+def test_a_seed_is_a_shape_whatever_else_is_asked_for(model):
+  alone, among = from_seeds(model, (5,)), from_seeds(model, (3, 5))
+  np.testing.assert_array_equal(alone.latents, among[1].latents)
+  assert among[-1].names == ("seed 5",)
+  assert not np.allclose(among.latents[0], among.latents[1])
+
+
+def test_codes_from_a_file_draw_the_same_picture(model, tmp_path):
+  subjects = from_seeds(model, (0, 1))
+  turned = model.cameras_at(np.array([0.2, -0.1], np.float32), np.array([0.1, 0.0], np.float32))
+  lights = model.sample_lights(2)
+  subjects = dataclasses.replace(subjects, latents=model.codes(subjects.latents), cameras=turned, lights=lights)
+  save_codes(tmp_path / "two.safetensors", model, subjects)
+  read = choose(model, (7,), tmp_path / "two.safetensors")
+  assert read.names == ("seed 0", "seed 1")
+  np.testing.assert_array_equal(picture(model, read), picture(model, subjects))
+  of_latents = model.render(from_seeds(model, (0, 1)).latents, turned, lights, resolution=4).rgb
+  np.testing.assert_allclose(picture(model, read), of_latents, atol=1e-6)
+
+
+def test_truncation_treats_codes_as_it_treats_latents(model):
+  latents = from_seeds(model, (0,)).latents
+  of_codes, of_latents = (model.codes(x, truncation=0.5) for x in (model.codes(latents), latents))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), of_codes, of_latents)
+
+
+def test_other_files_are_refused_in_one_line(model, tmp_path):
+  subjects = from_seeds(model, (0,))
+  good = tmp_path / "good.safetensors"
+  save_codes(good, model, dataclasses.replace(subjects, latents=model.codes(subjects.latents)))
+  arrays, about = import_safetensors(good)
+  bad = {
+    "kind": (arrays, {}),
+    "names": (arrays, about | {"names": []}),
+    "missing": ({k: v for k, v in arrays.items() if k != "yaw"}, about),
+    "shape": (arrays | {"codes": {"0": np.zeros((1, 3), np.float32)}}, about),
+    "number": (arrays | {"yaw": np.array([np.nan], np.float32)}, about),
+    "count": (arrays, about | {"names": ["a", "b"]}),
+  }
+  for name, (tree, metadata) in bad.items():
+    export_safetensors(tmp_path / f"{name}.safetensors", tree, metadata)
+  (tmp_path / "noise.safetensors").write_bytes(b"noise")
+  for name in (*bad, "noise", "absent"):
+    with pytest.raises(UserError) as caught:
+      choose(model, (), tmp_path / f"{name}.safetensors")
+    assert "\n" not in str(caught.value)
+    assert f"{name}.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize("seeds", [(), (-1,), (2**40,)])
+def test_seeds_must_be_seeds(model, seeds):
+  with pytest.raises(UserError, match="--seeds"):
+    from_seeds(model, seeds)
