@@ -33,7 +33,7 @@ from shapegan_jax import parallel
 from shapegan_jax.errors import UserError
 from shapegan_jax.geometry.cameras import orbit_cameras
 from shapegan_jax.geometry.pixels import draw_patches, patch_points, pixel_grid, read_patches
-from shapegan_jax.geometry.rays import cast_rays, depth_to_distance, distance_to_depth
+from shapegan_jax.geometry.rays import cast_rays, depth_to_distance
 from shapegan_jax.methods import siren_parts as parts
 from shapegan_jax.methods.adversarial import Fakes
 from shapegan_jax.methods.base import section
@@ -43,17 +43,9 @@ from shapegan_jax.metrics.previews import labelled_grid
 from shapegan_jax.networks.nerf import ConditionalNerf
 from shapegan_jax.networks.patch_discriminator import PatchDiscriminator
 from shapegan_jax.networks.siren import SphereStart
-from shapegan_jax.rendering.volume import (
-  Compositor,
-  Density,
-  Draws,
-  HierarchicalSampler,
-  Sampler,
-  render_rays,
-  with_gradient,
-)
+from shapegan_jax.rendering.volume import Density, HierarchicalSampler, Sampler
 from shapegan_jax.rng import stream
-from shapegan_jax.types import Array, Cameras, CriticOutput, FieldFn, FieldSamples, Key, Lights, PyTree, Rays, Rendering
+from shapegan_jax.types import Array, Cameras, CriticOutput, FieldFn, FieldSamples, Key, Lights, PyTree, Rays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +89,10 @@ class PatchCameraConfig(parts.CameraConfig):
     """[n] cameras at the centre of the prior."""
     yaw, pitch = self.pose_prior().sample(None, (n,))
     return orbit_cameras(yaw, pitch, fov=jnp.deg2rad(self.fov_deg), radius=self.radius)
+
+  def picture_rays(self, cameras: Cameras, resolution: int) -> Rays:
+    pixels = pixel_grid(resolution, resolution, align=self.align).reshape(-1, 2)
+    return self.cast(cameras, jnp.broadcast_to(pixels, (*cameras.fov.shape, *pixels.shape)))
 
   def cast(self, cameras: Cameras, points: Float[Array, "b n 2"]) -> Rays:
     """Rays [b, n] through each camera's own image points."""
@@ -205,16 +201,17 @@ class Graf(PiGan):
     """One patch of each of a batch of pictures of `stage.resolution`."""
     latents, cameras, _ = self.sample_inputs(key, stage.batch_size)
     lines = self._draw_patches(stream(key, "patches"), stage.batch_size, anneals)
+    points = patch_points(*lines, stage.resolution, stage.resolution, align=self.cameras.align)
     rendering = self._render(
       gen_params,
       self.generator.codes(gen_params, latents),
       cameras,
-      resolution=stage.resolution,
+      resolution=self.patches.size,
       sampler=self.sampler(stage.samples),
       compositor=self.compositor(),
       key=stream(key, "samples"),
       noise_std=anneals.get("density_noise"),
-      points=patch_points(*lines, stage.resolution, stage.resolution, align=self.cameras.align),
+      rays=self.cameras.cast(cameras, points.reshape(stage.batch_size, -1, 2)),
     )
     pose = jnp.stack([cameras.pitch, cameras.yaw], axis=-1)
     return Fakes(image=2.0 * rendering.rgb - 1.0, latents=latents, pose=pose)
@@ -233,43 +230,6 @@ class Graf(PiGan):
 
   def _draw_patches(self, key: Key, n: int, anneals: Mapping[str, Array]) -> tuple[Array, Array]:
     return parallel.over_batch(draw_patches(key, n, self.patches.size, min_scale=anneals["patch_scale_min"]))
-
-  def _render(
-    self,
-    params: PyTree,
-    codes: tuple[Array, Array],
-    cameras: Cameras,
-    lights: Lights | None = None,
-    *,
-    resolution: int,
-    sampler: Sampler,
-    compositor: Compositor,
-    key: Key | None,
-    noise_std: Array | None = None,
-    gradient: bool = False,
-    points: Array | None = None,
-  ) -> Rendering:
-    """The field of each code from each camera, at its own image points [b, h, w, 2] (None: a full picture)."""
-    del lights
-    batch = codes[0].shape[0]
-    if points is None:
-      grid = pixel_grid(resolution, resolution, align=self.cameras.align)
-      points = jnp.broadcast_to(grid, (batch, *grid.shape))
-    height, width = points.shape[1:3]
-    rays = self.cameras.cast(cameras, points.reshape(batch, -1, 2))
-    in_flight = self.rendering.chunk_points or parts.device_chunk_points()
-    chunk = parts.chunk_rays(height * width, sampler.points_per_ray, batch, in_flight)
-
-    def render_one(codes: tuple[Array, Array], rays: Rays, draws: Draws) -> Rendering:
-      field = self.generator.field_fn(params, codes)
-      return render_rays(
-        with_gradient(field) if gradient else field, rays, sampler, compositor, draws=draws, chunk=chunk
-      )
-
-    draws = parallel.over_batch(sampler.draw(key, (batch, height * width), noise_std=noise_std))
-    flat = jax.vmap(render_one)(codes, rays, draws)
-    flat = dataclasses.replace(flat, depth=distance_to_depth(flat.distance, cameras, rays.viewdirs))
-    return jax.tree.map(lambda leaf: leaf.reshape(batch, height, width, *leaf.shape[2:]), flat)
 
 
 def disentanglement_grid(

@@ -26,7 +26,7 @@ from shapegan_jax.methods.gan_settings import Averages, GanStage, Objectives, Op
 from shapegan_jax.rendering.volume import Compositor, Density, HierarchicalSampler, Sampler, Window, with_gradient
 from shapegan_jax.rng import stream
 from shapegan_jax.schedules import ramp
-from shapegan_jax.types import Array, Cameras, FieldSamples, Key, Lights, PyTree, Rendering, Shader
+from shapegan_jax.types import Array, Cameras, FieldSamples, Key, Lights, PyTree, Rays, Rendering, Shader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,20 +178,20 @@ class PiGan(AdversarialMethod):
     noise_std: Array | None = None,
     window: Window | None = None,
     gradient: bool = False,
+    rays: Rays | None = None,
   ) -> Rendering:
-    """The field of each code from each camera."""
+    """The field of each code from each camera, along its own rays [b, resolution^2] (None: a full picture's)."""
     batch = codes[0].shape[0]
     points = self.rendering.chunk_points or parts.device_chunk_points()
     return parts.render_instances(
       lambda codes, light: self.generator.field_fn(params, codes, light),
       codes,
       cameras,
+      self.cameras.picture_rays(cameras, resolution) if rays is None else rays,
       lights,
       sampler,
       compositor,
       resolution=resolution,
-      near=self.cameras.near,
-      far=self.cameras.far,
       draws=parallel.over_batch(sampler.draw(key, (batch, resolution**2), noise_std=noise_std)),
       window=window,
       gradient=gradient,
