@@ -43,7 +43,7 @@ from shapegan_jax.metrics.previews import labelled_grid
 from shapegan_jax.networks.nerf import ConditionalNerf
 from shapegan_jax.networks.patch_discriminator import PatchDiscriminator
 from shapegan_jax.networks.siren import SphereStart
-from shapegan_jax.rendering.volume import Density, HierarchicalSampler, Sampler
+from shapegan_jax.rendering.volume import Sampler
 from shapegan_jax.rng import stream
 from shapegan_jax.types import Array, Cameras, CriticOutput, FieldFn, FieldSamples, Key, Lights, PyTree, Rays
 
@@ -217,9 +217,7 @@ class Graf(PiGan):
     return Fakes(image=2.0 * rendering.rgb - 1.0, latents=latents, pose=pose)
 
   def sampler(self, samples: int) -> Sampler:
-    settings = self.rendering
-    fine = samples if settings.fine else 0
-    return HierarchicalSampler(samples, fine, Density(settings.clamp), placement="stratified", last=settings.last)
+    return dataclasses.replace(super().sampler(samples), placement="stratified")
 
   def crossed_latents(self, latents: Float[Array, "n d"]) -> Float[Array, "n n d"]:
     """Row i, column j: the appearance of latent i on the shape of latent j."""
