@@ -122,9 +122,7 @@ class Gof(PiGan):
       window=Window(centre=None, width=anneals["window_width"]),
       gradient=self.lighting is not None,
     )
-    pose = jnp.stack([cameras.pitch, cameras.yaw], axis=-1)
-    losses = self._regularise(rendering, anneals)
-    return Fakes(image=2.0 * rendering.rgb - 1.0, latents=latents, pose=pose, aux=losses)
+    return Fakes.of(rendering, latents, cameras, aux=self._regularise(rendering, anneals))
 
   def extra_losses(self, gen_params: PyTree, fakes: Fakes) -> dict[str, Array]:
     del gen_params

@@ -213,8 +213,7 @@ class Graf(PiGan):
       noise_std=anneals.get("density_noise"),
       rays=self.cameras.cast(cameras, points.reshape(stage.batch_size, -1, 2)),
     )
-    pose = jnp.stack([cameras.pitch, cameras.yaw], axis=-1)
-    return Fakes(image=2.0 * rendering.rgb - 1.0, latents=latents, pose=pose)
+    return Fakes.of(rendering, latents, cameras)
 
   def sampler(self, samples: int) -> Sampler:
     return dataclasses.replace(super().sampler(samples), placement="stratified")

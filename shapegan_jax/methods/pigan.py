@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from shapegan_jax import parallel
 from shapegan_jax.methods import siren_parts as parts
@@ -99,9 +98,7 @@ class PiGan(AdversarialMethod):
       key=stream(key, "samples"),
       noise_std=anneals.get("density_noise"),
     )
-    return Fakes(
-      image=2.0 * rendering.rgb - 1.0, latents=latents, pose=jnp.stack([cameras.pitch, cameras.yaw], axis=-1)
-    )
+    return Fakes.of(rendering, latents, cameras)
 
   def render(
     self,

@@ -135,8 +135,7 @@ class ShadeGan(PiGan):
       gradient=True,
     )
     aux = None if predicted is None else {"predicted": predicted, "rendered": rendering.distance}
-    pose = jnp.stack([cameras.pitch, cameras.yaw], axis=-1)
-    return Fakes(image=2.0 * rendering.rgb - 1.0, latents=latents, pose=pose, aux=aux)
+    return Fakes.of(rendering, latents, cameras, aux)
 
   def extra_losses(self, gen_params: PyTree, fakes: Fakes) -> dict[str, Array]:
     if fakes.aux is None:
