@@ -37,7 +37,7 @@ from shapegan_jax.geometry.rays import cast_rays, depth_to_distance
 from shapegan_jax.methods import siren_parts as parts
 from shapegan_jax.methods.adversarial import Fakes
 from shapegan_jax.methods.base import section
-from shapegan_jax.methods.gan_settings import Averages, GanStage, Objectives, Optimizers, StageTable
+from shapegan_jax.methods.gan_settings import GanStage, engine_parts
 from shapegan_jax.methods.pigan import PiGan
 from shapegan_jax.metrics.previews import labelled_grid
 from shapegan_jax.networks.nerf import ConditionalNerf
@@ -158,18 +158,13 @@ class Graf(PiGan):
   @classmethod
   def from_config(cls, config: Mapping[str, Any]) -> Graf:
     """From a plain nested config (see `configs/graf.py`)."""
-    table, patches = section(StageTable, config, "stages"), section(PatchConfig, config, "patches")
-    cameras = section(PatchCameraConfig, config, "cameras")
+    patches, cameras = section(PatchConfig, config, "patches"), section(PatchCameraConfig, config, "cameras")
     if cameras.align not in ("corners", "centres", "left"):
       raise UserError(f"config.cameras.align: {cameras.align!r} is not one of corners, centres, left")
     critic = {"critic": {**config["critic"], "resolution": patches.size}}
     return cls(
+      **engine_parts(config),
       critic=section(PatchDiscriminator, critic, "critic"),
-      table=table,
-      stages=table.expand(),
-      objectives=section(Objectives, config, "objectives"),
-      optimizers=section(Optimizers, config, "optimizers"),
-      averages=section(Averages, config, "averages"),
       generator=NerfGenerator.from_config(config),
       cameras=cameras,
       rendering=section(parts.RenderConfig, config, "rendering"),

@@ -21,7 +21,7 @@ from shapegan_jax import parallel
 from shapegan_jax.methods import siren_parts as parts
 from shapegan_jax.methods.adversarial import AdversarialMethod, Fakes
 from shapegan_jax.methods.base import frontal_viewdirs, section
-from shapegan_jax.methods.gan_settings import Averages, GanStage, Objectives, Optimizers, StageTable
+from shapegan_jax.methods.gan_settings import GanStage, engine_parts
 from shapegan_jax.rendering.volume import Compositor, Density, HierarchicalSampler, Sampler, Window, with_gradient
 from shapegan_jax.rng import stream
 from shapegan_jax.schedules import ramp
@@ -44,14 +44,9 @@ class PiGan(AdversarialMethod):
   @staticmethod
   def common_parts(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that pi-GAN and its descendants share."""
-    table = section(StageTable, config, "stages")
     return dict(
+      **engine_parts(config),
       critic=parts.make_critic(config),
-      table=table,
-      stages=table.expand(),
-      objectives=section(Objectives, config, "objectives"),
-      optimizers=section(Optimizers, config, "optimizers"),
-      averages=section(Averages, config, "averages"),
       generator=parts.SirenGenerator.from_config(config),
       cameras=section(parts.CameraConfig, config, "cameras"),
       rendering=section(parts.RenderConfig, config, "rendering"),
