@@ -220,6 +220,4 @@ class Gof(PiGan):
 
   def _lights_of(self, lights: Lights | None, latents: Array) -> Lights | None:
     """The lights given, or the mean light where the method knows light."""
-    if lights is None and self.lighting:
-      return self.lighting.sample(None, latents.shape[0])
-    return lights
+    return self.lighting.given_or_mean(lights, latents.shape[0]) if self.lighting else lights

@@ -160,8 +160,7 @@ class ShadeGan(PiGan):
     truncation: float = 1.0,
     key: Key | None = None,
   ) -> Rendering:
-    if lights is None:
-      lights = self.lighting.sample(None, latents.shape[0])
+    lights = self.lighting.given_or_mean(lights, latents.shape[0])
     codes = self.generator.codes(params, latents, truncation=truncation)
     window = None
     if self.tracking.enabled and self.tracking.inference:
