@@ -207,26 +207,9 @@ def heads() -> ConfigDict:
 
 
 def smoke() -> ConfigDict:
-  """A first try in a minute: 256 small pictures, 40 steps, a narrow network."""
-  config = heads()
-  config.num_steps = 40
-  config.data.update(image_size=32, num_examples=256)
-  config.field.update(width=32, depth=3)
+  """A first try in a minute: patches of 16 pixels of 32."""
+  config = siren_common.smoke(heads(), resolution=32, generator_rate=5e-4, discriminator_rate=3e-4)
   config.patches.update(size=16, interval=2)
-  config.critic.width_multiplier = 0.1
-  config.stages = siren_common.stages(
-    start=(0,),
-    resolution=(32,),
-    batch_size=(4,),
-    samples=(8,),
-    generator_rate=(5e-4,),
-    discriminator_rate=(3e-4,),
-    fade_steps=0,
-  )
-  config.log_every = 5
-  config.preview.update(first=20, every=40, count=4, resolution=32)
-  config.checkpoint.every = 20
-  config.evaluation.update(every=40, samples=8, resolution=16, final_samples=16)
   return config
 
 
