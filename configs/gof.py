@@ -105,21 +105,26 @@ def faces() -> ConfigDict:
   return config
 
 
+def curriculum(*, start: tuple[int, int, int], samples: int, generator_rate: float) -> ConfigDict:
+  """The authors' stages; `generator_rate` is that of the first two (gof)."""
+  return siren_common.stages(
+    start=start,
+    resolution=(32, 64, 128),
+    batch_size=(128, 64, 32),  # 16, 8, 4 x 8 GPUs
+    split=(1, 1, 2),
+    samples=(samples,) * 3,
+    generator_rate=(generator_rate, generator_rate, 4e-6),
+    discriminator_rate=(2e-4, 2e-4, 2e-5),
+    topk_group=(16, 8, 2),
+  )
+
+
 def bfm() -> ConfigDict:
   """synface (gof: BFM, eight GPUs)."""
   config = faces()
   config.num_steps = 80_000
   config.data = siren_common.bfm()
-  config.stages = siren_common.stages(
-    start=(0, 10_000, 60_000),
-    resolution=(32, 64, 128),
-    batch_size=(128, 64, 32),  # 16, 8, 4 x 8 GPUs
-    split=(1, 1, 2),
-    samples=(12, 12, 12),
-    generator_rate=(5e-5, 5e-5, 4e-6),
-    discriminator_rate=(2e-4, 2e-4, 2e-5),
-    topk_group=(16, 8, 2),
-  )
+  config.stages = curriculum(start=(0, 10_000, 60_000), samples=12, generator_rate=5e-5)
   config.surface = surface()
   config.regularisers = regularisers()
   return config
@@ -130,16 +135,7 @@ def celeba() -> ConfigDict:
   config = faces()
   config.num_steps = 200_000
   config.data = siren_common.celeba()
-  config.stages = siren_common.stages(
-    start=(0, 20_000, 160_000),
-    resolution=(32, 64, 128),
-    batch_size=(128, 64, 32),  # 16, 8, 4 x 8 GPUs
-    split=(1, 1, 2),
-    samples=(9, 9, 9),
-    generator_rate=(5e-5, 5e-5, 4e-6),
-    discriminator_rate=(2e-4, 2e-4, 2e-5),
-    topk_group=(16, 8, 2),
-  )
+  config.stages = curriculum(start=(0, 20_000, 160_000), samples=9, generator_rate=5e-5)
   config.surface = surface(fine=6, half_width=(0.12, 0.03), rate=1e-5)
   config.regularisers = regularisers(opacity=0.05, opacity_rate=5e-6, normal=0.05, neighbour=1e-2)
   return config
@@ -151,16 +147,7 @@ def cats() -> ConfigDict:
   config.num_steps = 40_000
   config.data = siren_common.cat_crops()
   config.cameras = siren_common.cats()
-  config.stages = siren_common.stages(
-    start=(0, 5_000, 30_000),
-    resolution=(32, 64, 128),
-    batch_size=(128, 64, 32),  # 16, 8, 4 x 8 GPUs
-    split=(1, 1, 2),
-    samples=(9, 9, 9),
-    generator_rate=(4e-5, 4e-5, 4e-6),
-    discriminator_rate=(2e-4, 2e-4, 2e-5),
-    topk_group=(16, 8, 2),
-  )
+  config.stages = curriculum(start=(0, 5_000, 30_000), samples=9, generator_rate=4e-5)
   config.surface = surface(fine=6, half_width=(0.2, 0.1), rate=2e-5)
   config.regularisers = regularisers(opacity=0.05, opacity_rate=1e-5, normal=0.05, neighbour=1e-2)
   return config

@@ -23,7 +23,7 @@ from shapegan_jax.objectives import adversarial as losses
 from shapegan_jax.rng import stream
 from shapegan_jax.schedules import Stages, piecewise, ramp, stage_at
 from shapegan_jax.state import ema_update
-from shapegan_jax.types import Array, CriticOutput, Key, PyTree, record
+from shapegan_jax.types import Array, Cameras, CriticOutput, Key, PyTree, Rendering, record
 
 
 @record
@@ -48,6 +48,12 @@ class Fakes:
   latents: Array  # [b, latent]
   pose: Array  # [b, 2] pitch, yaw
   aux: PyTree = None
+
+  @classmethod
+  def of(cls, rendering: Rendering, latents: Array, cameras: Cameras, aux: PyTree = None) -> Fakes:
+    """The pictures of a rendering [b, h, w] of these latents from these cameras."""
+    pose = jnp.stack([cameras.pitch, cameras.yaw], axis=-1)
+    return cls(image=2.0 * rendering.rgb - 1.0, latents=latents, pose=pose, aux=aux)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from shapegan_jax.errors import UserError
+from shapegan_jax.methods.base import section
 from shapegan_jax.schedules import Stage, Stages
 
 
@@ -116,3 +119,15 @@ class Averages:
   decay: float = 0.999
   slow_decay: float = 0.9999
   warmup: bool = True
+
+
+def engine_parts(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The engine's fields but for the discriminator: sections `stages`, `objectives`, `optimizers` and `averages`."""
+  table = section(StageTable, config, "stages")
+  return dict(
+    table=table,
+    stages=table.expand(),
+    objectives=section(Objectives, config, "objectives"),
+    optimizers=section(Optimizers, config, "optimizers"),
+    averages=section(Averages, config, "averages"),
+  )

@@ -122,9 +122,7 @@ class Gof(PiGan):
       window=Window(centre=None, width=anneals["window_width"]),
       gradient=self.lighting is not None,
     )
-    pose = jnp.stack([cameras.pitch, cameras.yaw], axis=-1)
-    losses = self._regularise(rendering, anneals)
-    return Fakes(image=2.0 * rendering.rgb - 1.0, latents=latents, pose=pose, aux=losses)
+    return Fakes.of(rendering, latents, cameras, aux=self._regularise(rendering, anneals))
 
   def extra_losses(self, gen_params: PyTree, fakes: Fakes) -> dict[str, Array]:
     del gen_params
@@ -222,6 +220,5 @@ class Gof(PiGan):
 
   def _lights_of(self, lights: Lights | None, latents: Array | Codes) -> Lights | None:
     """The lights given, or the mean light where the method knows light."""
-    if lights is None and self.lighting:
-      return self.lighting.sample(None, jax.tree.leaves(latents)[0].shape[0])
-    return lights
+    n = jax.tree.leaves(latents)[0].shape[0]
+    return self.lighting.given_or_mean(lights, n) if self.lighting else lights

@@ -33,39 +33,19 @@ from shapegan_jax import parallel
 from shapegan_jax.errors import UserError
 from shapegan_jax.geometry.cameras import orbit_cameras
 from shapegan_jax.geometry.pixels import draw_patches, patch_points, pixel_grid, read_patches
-from shapegan_jax.geometry.rays import cast_rays, depth_to_distance, distance_to_depth
+from shapegan_jax.geometry.rays import cast_rays, depth_to_distance
 from shapegan_jax.methods import siren_parts as parts
 from shapegan_jax.methods.adversarial import Fakes
 from shapegan_jax.methods.base import section
-from shapegan_jax.methods.gan_settings import Averages, GanStage, Objectives, Optimizers, StageTable
+from shapegan_jax.methods.gan_settings import GanStage, engine_parts
 from shapegan_jax.methods.pigan import PiGan
 from shapegan_jax.metrics.previews import labelled_grid
 from shapegan_jax.networks.nerf import ConditionalNerf
 from shapegan_jax.networks.patch_discriminator import PatchDiscriminator
 from shapegan_jax.networks.siren import SphereStart
-from shapegan_jax.rendering.volume import (
-  Compositor,
-  Density,
-  Draws,
-  HierarchicalSampler,
-  Sampler,
-  render_rays,
-  with_gradient,
-)
+from shapegan_jax.rendering.volume import Sampler
 from shapegan_jax.rng import stream
-from shapegan_jax.types import (
-  Array,
-  Cameras,
-  Codes,
-  CriticOutput,
-  FieldFn,
-  FieldSamples,
-  Key,
-  Lights,
-  PyTree,
-  Rays,
-  Rendering,
-)
+from shapegan_jax.types import Array, Cameras, Codes, CriticOutput, FieldFn, FieldSamples, Key, Lights, PyTree, Rays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +86,10 @@ class PatchCameraConfig(parts.CameraConfig):
     low, high = self.radius, max(self.radius, self.radius_max)
     radius = jax.random.uniform(stream(key, "radius"), (n,), minval=low, maxval=high)
     return orbit_cameras(yaw, pitch, fov=jnp.deg2rad(self.fov_deg), radius=radius)
+
+  def picture_rays(self, cameras: Cameras, resolution: int) -> Rays:
+    pixels = pixel_grid(resolution, resolution, align=self.align).reshape(-1, 2)
+    return self.cast(cameras, jnp.broadcast_to(pixels, (*cameras.fov.shape, *pixels.shape)))
 
   def cast(self, cameras: Cameras, points: Float[Array, "b n 2"]) -> Rays:
     """Rays [b, n] through each camera's own image points."""
@@ -173,18 +157,13 @@ class Graf(PiGan):
   @classmethod
   def from_config(cls, config: Mapping[str, Any]) -> Graf:
     """From a plain nested config (see `configs/graf.py`)."""
-    table, patches = section(StageTable, config, "stages"), section(PatchConfig, config, "patches")
-    cameras = section(PatchCameraConfig, config, "cameras")
+    patches, cameras = section(PatchConfig, config, "patches"), section(PatchCameraConfig, config, "cameras")
     if cameras.align not in ("corners", "centres", "left"):
       raise UserError(f"config.cameras.align: {cameras.align!r} is not one of corners, centres, left")
     critic = {"critic": {**config["critic"], "resolution": patches.size}}
     return cls(
+      **engine_parts(config),
       critic=section(PatchDiscriminator, critic, "critic"),
-      table=table,
-      stages=table.expand(),
-      objectives=section(Objectives, config, "objectives"),
-      optimizers=section(Optimizers, config, "optimizers"),
-      averages=section(Averages, config, "averages"),
       generator=NerfGenerator.from_config(config),
       cameras=cameras,
       rendering=section(parts.RenderConfig, config, "rendering"),
@@ -216,24 +195,22 @@ class Graf(PiGan):
     """One patch of each of a batch of pictures of `stage.resolution`."""
     latents, cameras, _ = self.sample_inputs(key, stage.batch_size)
     lines = self._draw_patches(stream(key, "patches"), stage.batch_size, anneals)
+    points = patch_points(*lines, stage.resolution, stage.resolution, align=self.cameras.align)
     rendering = self._render(
       gen_params,
       self.generator.codes(gen_params, latents),
       cameras,
-      resolution=stage.resolution,
+      resolution=self.patches.size,
       sampler=self.sampler(stage.samples),
       compositor=self.compositor(),
       key=stream(key, "samples"),
       noise_std=anneals.get("density_noise"),
-      points=patch_points(*lines, stage.resolution, stage.resolution, align=self.cameras.align),
+      rays=self.cameras.cast(cameras, points.reshape(stage.batch_size, -1, 2)),
     )
-    pose = jnp.stack([cameras.pitch, cameras.yaw], axis=-1)
-    return Fakes(image=2.0 * rendering.rgb - 1.0, latents=latents, pose=pose)
+    return Fakes.of(rendering, latents, cameras)
 
   def sampler(self, samples: int) -> Sampler:
-    settings = self.rendering
-    fine = samples if settings.fine else 0
-    return HierarchicalSampler(samples, fine, Density(settings.clamp), placement="stratified", last=settings.last)
+    return dataclasses.replace(super().sampler(samples), placement="stratified")
 
   def crossed_latents(self, latents: Float[Array, "n d"]) -> Float[Array, "n n d"]:
     """Row i, column j: the appearance of latent i on the shape of latent j."""
@@ -244,43 +221,6 @@ class Graf(PiGan):
 
   def _draw_patches(self, key: Key, n: int, anneals: Mapping[str, Array]) -> tuple[Array, Array]:
     return parallel.over_batch(draw_patches(key, n, self.patches.size, min_scale=anneals["patch_scale_min"]))
-
-  def _render(
-    self,
-    params: PyTree,
-    codes: tuple[Array, Array],
-    cameras: Cameras,
-    lights: Lights | None = None,
-    *,
-    resolution: int,
-    sampler: Sampler,
-    compositor: Compositor,
-    key: Key | None,
-    noise_std: Array | None = None,
-    gradient: bool = False,
-    points: Array | None = None,
-  ) -> Rendering:
-    """The field of each code from each camera, at its own image points [b, h, w, 2] (None: a full picture)."""
-    del lights
-    batch = codes[0].shape[0]
-    if points is None:
-      grid = pixel_grid(resolution, resolution, align=self.cameras.align)
-      points = jnp.broadcast_to(grid, (batch, *grid.shape))
-    height, width = points.shape[1:3]
-    rays = self.cameras.cast(cameras, points.reshape(batch, -1, 2))
-    in_flight = self.rendering.chunk_points or parts.device_chunk_points()
-    chunk = parts.chunk_rays(height * width, sampler.points_per_ray, batch, in_flight)
-
-    def render_one(codes: tuple[Array, Array], rays: Rays, draws: Draws) -> Rendering:
-      field = self.generator.field_fn(params, codes)
-      return render_rays(
-        with_gradient(field) if gradient else field, rays, sampler, compositor, draws=draws, chunk=chunk
-      )
-
-    draws = parallel.over_batch(sampler.draw(key, (batch, height * width), noise_std=noise_std))
-    flat = jax.vmap(render_one)(codes, rays, draws)
-    flat = dataclasses.replace(flat, depth=distance_to_depth(flat.distance, cameras, rays.viewdirs))
-    return jax.tree.map(lambda leaf: leaf.reshape(batch, height, width, *leaf.shape[2:]), flat)
 
 
 def disentanglement_grid(

@@ -60,3 +60,7 @@ class Lighting:
   def sample(self, key: Key | None, n: int) -> Lights:
     """[n] lights; `key=None` gives the mean light."""
     return self.prior.sample(key, (n,))
+
+  def given_or_mean(self, lights: Lights | None, n: int) -> Lights:
+    """The lights given, or [n] mean lights."""
+    return self.sample(None, n) if lights is None else lights

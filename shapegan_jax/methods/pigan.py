@@ -16,17 +16,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from shapegan_jax import parallel
 from shapegan_jax.methods import siren_parts as parts
 from shapegan_jax.methods.adversarial import AdversarialMethod, Fakes
 from shapegan_jax.methods.base import frontal_viewdirs, section
-from shapegan_jax.methods.gan_settings import Averages, GanStage, Objectives, Optimizers, StageTable
+from shapegan_jax.methods.gan_settings import GanStage, engine_parts
 from shapegan_jax.rendering.volume import Compositor, Density, HierarchicalSampler, Sampler, Window, with_gradient
 from shapegan_jax.rng import stream
 from shapegan_jax.schedules import ramp
-from shapegan_jax.types import Array, Cameras, Codes, FieldSamples, Key, Lights, PyTree, Rendering, Shader
+from shapegan_jax.types import Array, Cameras, Codes, FieldSamples, Key, Lights, PyTree, Rays, Rendering, Shader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +44,9 @@ class PiGan(AdversarialMethod):
   @staticmethod
   def common_parts(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that pi-GAN and its descendants share."""
-    table = section(StageTable, config, "stages")
     return dict(
+      **engine_parts(config),
       critic=parts.make_critic(config),
-      table=table,
-      stages=table.expand(),
-      objectives=section(Objectives, config, "objectives"),
-      optimizers=section(Optimizers, config, "optimizers"),
-      averages=section(Averages, config, "averages"),
       generator=parts.SirenGenerator.from_config(config),
       cameras=section(parts.CameraConfig, config, "cameras"),
       rendering=section(parts.RenderConfig, config, "rendering"),
@@ -105,9 +99,7 @@ class PiGan(AdversarialMethod):
       key=stream(key, "samples"),
       noise_std=anneals.get("density_noise"),
     )
-    return Fakes(
-      image=2.0 * rendering.rgb - 1.0, latents=latents, pose=jnp.stack([cameras.pitch, cameras.yaw], axis=-1)
-    )
+    return Fakes.of(rendering, latents, cameras)
 
   def render(
     self,
@@ -184,20 +176,20 @@ class PiGan(AdversarialMethod):
     noise_std: Array | None = None,
     window: Window | None = None,
     gradient: bool = False,
+    rays: Rays | None = None,
   ) -> Rendering:
-    """The field of each code from each camera."""
+    """The field of each code from each camera, along its own rays [b, resolution^2] (None: a full picture's)."""
     batch = codes[0].shape[0]
     points = self.rendering.chunk_points or parts.device_chunk_points()
     return parts.render_instances(
       lambda codes, light: self.generator.field_fn(params, codes, light),
       codes,
       cameras,
+      self.cameras.picture_rays(cameras, resolution) if rays is None else rays,
       lights,
       sampler,
       compositor,
       resolution=resolution,
-      near=self.cameras.near,
-      far=self.cameras.far,
       draws=parallel.over_batch(sampler.draw(key, (batch, resolution**2), noise_std=noise_std)),
       window=window,
       gradient=gradient,

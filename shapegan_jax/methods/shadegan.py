@@ -135,8 +135,7 @@ class ShadeGan(PiGan):
       gradient=True,
     )
     aux = None if predicted is None else {"predicted": predicted, "rendered": rendering.distance}
-    pose = jnp.stack([cameras.pitch, cameras.yaw], axis=-1)
-    return Fakes(image=2.0 * rendering.rgb - 1.0, latents=latents, pose=pose, aux=aux)
+    return Fakes.of(rendering, latents, cameras, aux)
 
   def extra_losses(self, gen_params: PyTree, fakes: Fakes) -> dict[str, Array]:
     if fakes.aux is None:
@@ -161,8 +160,7 @@ class ShadeGan(PiGan):
     truncation: float = 1.0,
     key: Key | None = None,
   ) -> Rendering:
-    if lights is None:
-      lights = self.lighting.sample(None, jax.tree.leaves(latents)[0].shape[0])
+    lights = self.lighting.given_or_mean(lights, jax.tree.leaves(latents)[0].shape[0])
     codes = self.generator.codes(params, latents, truncation=truncation)
     window = None
     if self.tracking.enabled and self.tracking.inference:

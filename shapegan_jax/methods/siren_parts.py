@@ -86,6 +86,11 @@ class CameraConfig:
     """Cameras at these angles."""
     return camera_geometry.orbit_cameras(yaw, pitch, fov=jnp.deg2rad(self.fov_deg), radius=self.radius)
 
+  def picture_rays(self, cameras: Cameras, resolution: int) -> Rays:
+    """Every pixel's ray, [b, resolution^2], rows from the top."""
+    pixels = pixel_grid(resolution, resolution).reshape(-1, 2)
+    return cast_rays(cameras, pixels, near=self.near, far=self.far)
+
 
 @dataclasses.dataclass(frozen=True)
 class RenderConfig:
@@ -197,30 +202,25 @@ def chunk_rays(n_rays: int, points_per_ray: int, batch: int, points: int) -> int
   return divisors[-1] if divisors else wanted
 
 
-def batch_rays(cameras: Cameras, resolution: int, *, near: float, far: float) -> Rays:
-  """Every pixel's ray, [b, resolution^2, ...], rows from the top."""
-  pixels = pixel_grid(resolution, resolution).reshape(-1, 2)
-  return cast_rays(cameras, pixels, near=near, far=far)
-
-
 def render_instances(
   field_of: Callable[[tuple[Array, Array], Lights | None], FieldFn],
   codes: tuple[Array, Array],
   cameras: Cameras,
+  rays: Rays,
   lights: Lights | None,
   sampler: Sampler,
   compositor: Compositor,
   *,
   resolution: int,
-  near: float,
-  far: float,
   draws: Draws,
   window: Window | None = None,
   gradient: bool = False,
   chunk: int | None = None,
 ) -> Rendering:
-  """Render instance i with camera i and light i: a `vmap` of the ray pipeline. [b, resolution, resolution, ...]."""
-  rays = batch_rays(cameras, resolution, near=near, far=far)
+  """Render instance i, under light i, along its own rays from camera i: a `vmap` of the ray pipeline.
+
+  `rays` are [b, resolution^2], those of a square picture or patch, which is [b, resolution, resolution, ...].
+  """
   batch = rays.near.shape[0]
 
   def render_one(codes: tuple[Array, Array], light: Lights | None, rays: Rays, draws: Draws, window: Window | None):

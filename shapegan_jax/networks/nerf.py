@@ -78,9 +78,7 @@ class ConditionalNerf(nn.Module):
         x = jax.nn.relu(layer(x))
     raw = self.density_head(x)[..., 0]
     if self.sphere_start is not None:
-      start = self.sphere_start
-      radius = jnp.sqrt(jnp.sum(warped * warped, -1) + 1e-6)
-      raw = start.gain * raw + start.sharpness * (start.radius - radius)
+      raw = self.sphere_start(raw, warped)
     return raw, x
 
   def color(

@@ -35,6 +35,11 @@ class SphereStart:
   sharpness: float = 80.0
   gain: float = 20.0
 
+  def __call__(self, raw: Float[Array, "*p"], warped: Float[Array, "*p 3"]) -> Float[Array, "*p"]:
+    """The network's raw at warped points, with the sphere."""
+    radius = jnp.sqrt(jnp.sum(warped * warped, -1) + 1e-6)  # its derivative at 0 is 0, not NaN
+    return self.gain * raw + self.sharpness * (self.radius - radius)
+
 
 class FilmSiren(nn.Module):
   """Position -> raw density (or occupancy logit) and features -> colour.
@@ -87,9 +92,7 @@ class FilmSiren(nn.Module):
       x = self._sin(self._film(dot, x, layer.kernel, layer.bias, frequencies, phases, index))
     raw = self.density_head(x)[..., 0]
     if self.sphere_start is not None:
-      start = self.sphere_start
-      radius = jnp.sqrt(jnp.sum(warped * warped, -1) + 1e-6)
-      raw = start.gain * raw + start.sharpness * (start.radius - radius)
+      raw = self.sphere_start(raw, warped)
     return raw, x
 
   def color(

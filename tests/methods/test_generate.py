@@ -68,7 +68,8 @@ def test_a_training_batch_is_rendered_with_the_stages_samples_noise_and_random_d
   assert (asked["sampler"].coarse, asked["sampler"].fine, asked["sampler"].last) == (8, 8, "published")
   assert not asked["compositor"].last_back
   assert asked["resolution"] == stage.resolution
-  assert (asked["near"], asked["far"]) == (0.88, 1.12)
+  np.testing.assert_array_equal(asked["rays"].near, np.full(shape, 0.88, np.float32))
+  np.testing.assert_array_equal(asked["rays"].far, np.full(shape, 1.12, np.float32))
 
 
 def test_a_picture_is_rendered_with_the_evaluations_samples_and_nothing_random(asked, key):

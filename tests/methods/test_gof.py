@@ -114,9 +114,7 @@ def test_surface_rendering_shows_the_zero_of_the_logit(model):
   np.testing.assert_allclose(picture.rgb[~found], model.method.rendering.background)
   # The field there: its raw is zero, its colour is the albedo, its gradient the normal.
   forward = -np.asarray(cameras.cam2world)[:, None, None, :3, 2]
-  from shapegan_jax.methods.siren_parts import batch_rays
-
-  rays = batch_rays(cameras, 16, near=0.88, far=1.12)
+  rays = model.method.cameras.picture_rays(cameras, 16)
   points = rays.origins + picture.distance.reshape(2, -1, 1) * rays.directions
   field = model.query(latents, points, lights)
   flat = found.reshape(2, -1)
