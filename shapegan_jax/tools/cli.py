@@ -26,7 +26,21 @@ def _convert() -> Command:
   return convert
 
 
+def _render() -> Command:
+  from shapegan_jax.tools.render import render
+
+  return render
+
+
+def _relight() -> Command:
+  from shapegan_jax.tools.relight import relight
+
+  return relight
+
+
 COMMANDS: dict[str, tuple[Callable[[], Command], str]] = {
+  "render": (_render, "Draw a trained generator: sheets, single pictures, orbits and interpolations."),
+  "relight": (_relight, "Draw shapes under other lights, or under the light of a picture."),
   "convert": (_convert, "Turn a published PyTorch checkpoint into a file that shapegan_jax.load reads."),
 }
 """Name -> (where the function comes from, one line of help). A command's module imports jax inside its function."""

@@ -1,0 +1,103 @@
+"""Ships a trained run with the package: its parameters in one file, its picture, and a card that says what it is.
+
+  python -m shapegan_jax.main --config=configs/shadegan.py --workdir=runs/heads
+  python -m shapegan_jax.main --config=configs/shadegan.py --workdir=runs/heads --mode=eval
+  python -m benchmarks.zoo --name=shadegan-heads --workdir=runs/heads --hours=0.6 --machine="two cores of ..."
+
+Every number of the card is the run's own (`eval.json`, `config.json`); what is known to be wrong with the model is
+written by a person, in `--faults`, and kept when the model is shipped again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+_NAME = flags.DEFINE_string("name", None, "What the model will be called.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The finished and evaluated run.", required=True)
+_MACHINE = flags.DEFINE_string("machine", None, "What it was trained on.", required=True)
+_HOURS = flags.DEFINE_float("hours", None, "How long it was trained.", required=True)
+_FAULTS = flags.DEFINE_string("faults", "", "What is known to be wrong with it.")
+
+LARGEST = 15 * 2**20
+SEEDS = 8
+
+
+def main(argv: list[str]) -> None:
+  del argv
+  from shapegan_jax import load
+  from shapegan_jax.evaluate import preview
+  from shapegan_jax.metrics.writer import write_png
+  from shapegan_jax.model import ZOO
+  from shapegan_jax.state import parameter_count
+
+  workdir, folder = Path(_WORKDIR.value), ZOO / _NAME.value
+  model = load(workdir)
+  measured = json.loads((workdir / "eval.json").read_text())
+  if measured["step"] != model.step:
+    raise SystemExit(f"{workdir}: eval.json is of step {measured['step']}, the checkpoint of {model.step}: --mode=eval")
+  faults = _FAULTS.value or _kept_faults(folder / "card.md")
+  if not faults:
+    raise SystemExit("--faults: say what is known to be wrong with the model")
+  # What belongs to the machine it was trained on, and to nobody else.
+  config = {**model.config, "data": {**model.config["data"], "cache_dir": None}}
+  model = type(model)(model.method, model.params, config, step=model.step)
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / "model.safetensors"
+  model.save(path)
+  if path.stat().st_size > LARGEST:
+    raise SystemExit(f"{path}: {path.stat().st_size:,} bytes, at most {LARGEST:,}")
+  write_png(folder / "picture.png", preview(model, count=SEEDS))
+  count, size = parameter_count(model.params), path.stat().st_size
+  (folder / "card.md").write_text(card(config, model.step, measured, faults, count, size))
+  print(f"{path}: {size:,} bytes; {folder / 'card.md'}")
+
+
+def card(config: dict[str, Any], step: int, measured: dict[str, Any], faults: str, count: int, size: int) -> str:
+  """The card, in Markdown."""
+  numbers = {name: value for name, value in sorted(measured.items()) if isinstance(value, int | float | str)}
+  rows = "\n".join(f"| {name} | {_shown(value)} |" for name, value in numbers.items())
+  return f"""# {_NAME.value}
+
+![Image, albedo, shading, normals, depth and three views of eight latents](picture.png)
+
+| | |
+|---|---|
+| config | `configs/{config["method"]}.py`, complete in the file's metadata |
+| data | `{config["data"]["name"]}`: pictures without pose, shape or light |
+| updates, seed | {step:,}, {config["seed"]} |
+| trained on | {_MACHINE.value}, {_HOURS.value:g} hours |
+| parameters | {count:,} ({size / 2**20:.1f} MB, float32: the average that is evaluated) |
+| licence | Apache-2.0, as the package; the data set is rendered from a CC0 head model |
+
+Its first {SEEDS} latents, lights and poses are shown; none was picked.
+
+## Measured
+
+By `--mode=eval`:
+
+| | |
+|---|---|
+{rows}
+
+## Known faults
+
+{faults}
+"""
+
+
+def _kept_faults(path: Path) -> str:
+  found = re.search(r"## Known faults\n\n(.*)", path.read_text(), re.S) if path.exists() else None
+  return found[1].strip() if found else ""
+
+
+def _shown(value: Any) -> str:
+  return f"{value:.4g}" if isinstance(value, float) else f"{value}"
+
+
+if __name__ == "__main__":
+  app.run(main)
