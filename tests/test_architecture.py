@@ -38,7 +38,7 @@ MAY_IMPORT = {
   "checkpoints": GROUND | CLOCKS,
 }
 LOWER = set(MAY_IMPORT)
-RUNNERS = {"model", "train", "evaluate"}
+RUNNERS = {"model", "train", "evaluate", "image_metrics", "shape_metrics"}
 MAY_IMPORT |= {
   "methods": LOWER,
   **dict.fromkeys(RUNNERS, LOWER | {"methods"} | RUNNERS),
@@ -57,6 +57,7 @@ LIVES_IN = {
   "tensorflow_datasets": {"data"},
   "ml_collections": {"main"},
   "tyro": {"tools"},
+  "viser": {"tools"},
   "tensorflow": set(),
   "torch": set(),
 }

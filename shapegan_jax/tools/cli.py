@@ -38,9 +38,23 @@ def _relight() -> Command:
   return relight
 
 
+def _view() -> Command:
+  from shapegan_jax.tools.view import view
+
+  return view
+
+
+def _doctor() -> Command:
+  from shapegan_jax.tools.doctor import doctor
+
+  return doctor
+
+
 COMMANDS: dict[str, tuple[Callable[[], Command], str]] = {
   "render": (_render, "Draw a trained generator: sheets, single pictures, orbits and interpolations."),
   "relight": (_relight, "Draw shapes under other lights, or under the light of a picture."),
+  "view": (_view, "Look at a model in the browser: turn it, walk through its shapes, move the light."),
+  "doctor": (_doctor, "Say what this installation has and lacks, and try it out."),
   "convert": (_convert, "Turn a published PyTorch checkpoint into a file that shapegan_jax.load reads."),
 }
 """Name -> (where the function comes from, one line of help). A command's module imports jax inside its function."""
