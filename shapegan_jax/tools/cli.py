@@ -38,6 +38,12 @@ def _relight() -> Command:
   return relight
 
 
+def _mesh() -> Command:
+  from shapegan_jax.tools.mesh import mesh
+
+  return mesh
+
+
 def _view() -> Command:
   from shapegan_jax.tools.view import view
 
@@ -53,6 +59,7 @@ def _doctor() -> Command:
 COMMANDS: dict[str, tuple[Callable[[], Command], str]] = {
   "render": (_render, "Draw a trained generator: sheets, single pictures, orbits and interpolations."),
   "relight": (_relight, "Draw shapes under other lights, or under the light of a picture."),
+  "mesh": (_mesh, "Write shapes as closed meshes (GLB, PLY, OBJ, STL) with colours, normals and a preview picture."),
   "view": (_view, "Look at a model in the browser: turn it, walk through its shapes, move the light."),
   "doctor": (_doctor, "Say what this installation has and lacks, and try it out."),
   "convert": (_convert, "Turn a published PyTorch checkpoint into a file that shapegan_jax.load reads."),
