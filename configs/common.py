@@ -17,8 +17,25 @@ def loop() -> ConfigDict:
   # A first picture early, then one every so often: one fixed set of latents, so that pictures compare.
   config.preview = ConfigDict({"every": 250, "first": 20, "count": 8, "resolution": 64})
   config.checkpoint = ConfigDict({"every": 250, "keep": 2, "asynchronous": True})
-  # Share of convex samples, depth deviation and agreement of normals, from this many random samples.
-  config.evaluation = ConfigDict({"every": 500, "samples": 32, "resolution": 32, "final_samples": 256})
+  config.evaluation = ConfigDict(
+    {
+      # While training: convexity, depth deviation and agreement of normals of `samples` shapes (`final_samples` at the
+      # end and by --mode=eval), and the distance of `images` pictures from real ones.
+      "every": 500,
+      "samples": 32,
+      "final_samples": 256,
+      "images": 128,
+      "resolution": 32,
+      # By --mode=eval alone, at the resolution of the last stage: `final_images`, and `views` shapes from two sides.
+      "final_images": 1024,
+      "views": 64,
+      "features": "random",  # or alexnet, vgg16 (extra [metrics]), inception with its weights as `features_file`
+      "features_file": placeholder(str),
+      # SIDE and MAD, where the set has ground truth: so many generated pairs train a depth network (0: left out).
+      "depth_pairs": 0,
+      "depth_steps": 600,
+    }
+  )
   return config
 
 
@@ -80,5 +97,5 @@ def shrink(config: ConfigDict) -> ConfigDict:
     if "tracking" in small:
       small.tracking.update(net_width=32, net_resolution=16, samples=3, perceptual=False)
     small.preview.update(count=2, resolution=8)
-    small.evaluation.update(samples=2, final_samples=4, resolution=8)
+    small.evaluation.update(samples=2, final_samples=4, images=0, final_images=0, views=0, resolution=8)
   return small

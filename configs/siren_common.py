@@ -235,7 +235,7 @@ def smoke(
   config.log_every = 5
   config.preview.update(first=20, every=40, count=4, resolution=32)
   config.checkpoint.every = 20
-  config.evaluation.update(every=40, samples=8, resolution=16, final_samples=16)
+  config.evaluation.update(every=40, samples=8, images=8, resolution=16, final_samples=16, final_images=16, views=4)
   return config
 
 

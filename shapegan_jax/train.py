@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from shapegan_jax import parallel
 from shapegan_jax.checkpoints import Checkpoints, claim_workdir
 from shapegan_jax.data import pipeline
 from shapegan_jax.errors import UserError
-from shapegan_jax.evaluate import alarms, data_depth_deviation, preview, shape_report
+from shapegan_jax.evaluate import alarms, data_depth_deviation, image_reporter, preview, shape_report
 from shapegan_jax.methods.base import Method, build, resolve
 from shapegan_jax.metrics.writer import Averages, MetricsWriter, Progress, byte_count, duration, write_png
 from shapegan_jax.model import Model
@@ -46,8 +46,9 @@ class Run:
   checkpoints: Checkpoints
   progress: Progress
   writer: MetricsWriter
-  model: Model  # renders previews; its parameters are replaced
+  model: Model  # its parameters are replaced
   data_deviation: float | None
+  image_report: Callable[[Model], dict[str, float]]
 
 
 def train(
@@ -78,8 +79,8 @@ def train(
     state, first_step = _restore_or_init(method, key, mesh, checkpoints)
     progress = Progress(total=config["num_steps"], first_step=first_step, active=active)
     writer = MetricsWriter(workdir, first_step=first_step, active=active)
-    model, deviation = Model(method, None, config), data_depth_deviation(source)
-    run = Run(config, workdir, method, mesh, key, checkpoints, progress, writer, model, deviation)
+    measures = Model(method, None, config), data_depth_deviation(source), image_reporter(config["evaluation"], source)
+    run = Run(config, workdir, method, mesh, key, checkpoints, progress, writer, *measures)
     try:
       _announce(run, state, first_step, len(source))
       if first_step < config["num_steps"]:
@@ -280,17 +281,16 @@ def _preview(run: Run, state: PyTree, done: int) -> None:
 
 
 def _measure(run: Run, state: PyTree, done: int, alarmed: list[str], *, samples: int) -> list[str]:
-  """Log the shape metrics; say which alarms began or ended. Returns the kinds of alarm that are on."""
+  """Log the metrics; say which alarms began or ended. Returns the kinds of alarm that are on."""
   options = {"samples": samples, "resolution": run.config["evaluation"].get("resolution")}
-  report = shape_report(_model(run, state, done), data_deviation=run.data_deviation, **options)
-  run.writer.scalars(done, report)
+  report = shape_report(model := _model(run, state, done), data_deviation=run.data_deviation, **options)
+  run.writer.scalars(done, report | run.image_report(model))
   ringing = alarms(report)
   for kind, sentence in ringing.items():
     if kind not in alarmed:
       run.progress.say(f"warning    step {done}: {sentence}")
-  for kind in alarmed:
-    if kind not in ringing:
-      run.progress.say(f"well       step {done}: no longer {kind}")
+  for kind in sorted(set(alarmed) - set(ringing)):
+    run.progress.say(f"well       step {done}: no longer {kind}")
   return list(ringing)
 
 

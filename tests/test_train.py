@@ -158,6 +158,23 @@ def test_evaluation_measures_the_newest_checkpoint(tmp_path, capsys):
   assert json.loads((tmp_path / "eval.json").read_text()) == result
   assert (result["step"], result["samples"], result["shape/convex_share"]) == (3, 4, 1.0)
   assert "shape/convex_share" in capsys.readouterr().out
+  page = (tmp_path / "eval" / "report.md").read_text()
+  assert "| `shape/convex_share` | 1 |" in page
+  assert (tmp_path / "eval" / "preview.png").stat().st_size > 0
+
+
+def test_pictures_are_compared_with_real_ones_while_training_and_after(tmp_path):
+  seen = {"evaluation": {"every": 2, "samples": 2, "images": 4, "resolution": 8, "final_images": 6}}
+  run(tmp_path, 3, **seen)
+  lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  logged = {line["step"]: line["image/FD-random"] for line in lines if "image/FD-random" in line}
+  assert sorted(logged) == [2, 3]
+  assert all(value > 0 for value in logged.values())
+  result = evaluate(None, tmp_path, method=ToyMethod(), source=ToySource())
+  assert result["protocol"]["images"]["generated"] == 6
+  assert result["image/FD-random"] > 0
+  with pytest.raises(UserError, match="features"):
+    evaluate({"evaluation": {"features": "nothing"}}, tmp_path, method=ToyMethod(), source=ToySource())
 
 
 def test_the_number_of_samples_in_flight_changes_nothing(key):

@@ -19,7 +19,7 @@ from shapegan_jax.numerics import l2_normalize
 from shapegan_jax.rng import stream
 from shapegan_jax.schedules import Stage, stage_at
 from shapegan_jax.state import ema_update
-from shapegan_jax.types import FieldSamples, Rendering, record
+from shapegan_jax.types import Codes, FieldSamples, Rendering, record
 
 
 @record
@@ -77,11 +77,16 @@ class ToyMethod:
     return jax.random.normal(key, (n, 3))
 
   def sample_cameras(self, key, n):
-    yaw, pitch = 0.2 * jax.random.normal(key, (2, n))
+    return self.cameras_at(*(jnp.zeros((2, n)) if key is None else 0.2 * jax.random.normal(key, (2, n))))
+
+  def cameras_at(self, yaw, pitch):
     return orbit_cameras(yaw, pitch, fov=jnp.deg2rad(12.0))
 
   def sample_lights(self, key, n):
     return None
+
+  def codes(self, params, latents, *, truncation=1.0):
+    return Codes((truncation * latents,))
 
   def render(self, params, latents, cameras, lights=None, *, resolution, truncation=1.0, key=None):
     rays = cast_rays(cameras, pixel_grid(resolution, resolution), near=0.88, far=1.12)

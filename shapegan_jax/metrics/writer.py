@@ -31,6 +31,15 @@ def write_png(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
   temporary.replace(path)
 
 
+def write_text(path: str | Path, text: str) -> None:
+  """Write through a temporary file."""
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  temporary.write_text(text, encoding="utf-8")
+  temporary.replace(path)
+
+
 class MetricsWriter:
   """Appends to the logs of a workdir. A run resumed at `first_step` first drops what an earlier one logged after it."""
 
