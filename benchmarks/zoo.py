@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 _NAME = flags.DEFINE_string("name", None, "What the model will be called.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The finished and evaluated run.", required=True)
@@ -29,6 +29,7 @@ SEEDS = 8
 
 def main(argv: list[str]) -> None:
   del argv
+  logging.set_verbosity(logging.WARNING)
   from shapegan_jax import load
   from shapegan_jax.evaluate import preview
   from shapegan_jax.metrics.writer import write_png

@@ -186,7 +186,8 @@ def export_safetensors(path: str | Path, params: PyTree, metadata: Mapping[str, 
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.numpy.save_file(arrays, temporary, metadata={name: json.dumps(x) for name, x in metadata.items()})
+    # Not save_file, whose files only their owner may read.
+    temporary.write_bytes(safetensors.numpy.save(arrays, {name: json.dumps(x) for name, x in metadata.items()}))
     temporary.replace(path)
   except (OSError, safetensors.SafetensorError) as error:
     with contextlib.suppress(OSError):
