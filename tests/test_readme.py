@@ -15,7 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tyro
 from PIL import Image
+
+from shapegan_jax.model import shipped_models
+from shapegan_jax.tools import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,6 +31,9 @@ LITTLE = (
   "--config.preview.resolution=8",
   "--config.evaluation.samples=2",
   "--config.evaluation.final_samples=2",
+  "--config.evaluation.images=4",
+  "--config.evaluation.final_images=4",
+  "--config.evaluation.views=2",
   "--config.evaluation.resolution=8",
 )
 
@@ -42,6 +49,12 @@ def commands() -> list[list[str]]:
   found = [shlex.split(part, comments=True) for part in parts if "shapegan_jax.main" in part]
   assert all(words[:3] == ["python", "-m", "shapegan_jax.main"] for words in found), found
   return [words[3:] for words in found]
+
+
+def tool_commands() -> list[list[str]]:
+  """The words after `shapegan` of every such command in a code block."""
+  lines = "\n".join(blocks("bash", "sh", "console")).replace("\\\n", " ").splitlines()
+  return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("shapegan ")]
 
 
 def made_small(words: list[str], steps: int) -> list[str]:
@@ -124,6 +137,20 @@ def test_every_command_runs_and_leaves_what_the_readme_says(reader):
   for workdir in workdirs:
     for wanted in ("previews/*.png", "metrics.jsonl", "*events.out.tfevents*", "checkpoints/[0-9]*"):
       assert any(workdir.rglob(wanted)), f"{workdir.name}: no {wanted}"
+
+
+@pytest.mark.parametrize("words", tool_commands(), ids=" ".join)
+def test_every_tool_command_is_understood(words):
+  # What each does has tests of its own in tests/tools; here: it exists, and so do its options.
+  name, *arguments = words
+  assert name in cli.COMMANDS
+  assert callable(tyro.cli(cli._deferred(cli.COMMANDS[name][0]()), args=arguments))
+  models = [word.partition("=")[2] for word in arguments if word.startswith("--model=")]
+  assert set(models) <= set(shipped_models())
+
+
+def test_every_command_is_shown():
+  assert {words[0] for words in tool_commands()} == set(cli.COMMANDS)
 
 
 def test_every_python_snippet_runs(reader):

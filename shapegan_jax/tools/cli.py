@@ -44,6 +44,18 @@ def _mesh() -> Command:
   return mesh
 
 
+def _invert() -> Command:
+  from shapegan_jax.tools.invert import invert
+
+  return invert
+
+
+def _train_encoder() -> Command:
+  from shapegan_jax.tools.train_encoder import train_encoder
+
+  return train_encoder
+
+
 def _view() -> Command:
   from shapegan_jax.tools.view import view
 
@@ -60,6 +72,8 @@ COMMANDS: dict[str, tuple[Callable[[], Command], str]] = {
   "render": (_render, "Draw a trained generator: sheets, single pictures, orbits and interpolations."),
   "relight": (_relight, "Draw shapes under other lights, or under the light of a picture."),
   "mesh": (_mesh, "Write shapes as closed meshes (GLB, PLY, OBJ, STL) with colours, normals and a preview picture."),
+  "invert": (_invert, "Find the shape, the pose and the light of photographs."),
+  "train-encoder": (_train_encoder, "Train the network that gives the search of invert a better start."),
   "view": (_view, "Look at a model in the browser: turn it, walk through its shapes, move the light."),
   "doctor": (_doctor, "Say what this installation has and lacks, and try it out."),
   "convert": (_convert, "Turn a published PyTorch checkpoint into a file that shapegan_jax.load reads."),
@@ -86,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def overview() -> str:
   """The commands and what they are for."""
-  lines = [f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items()]
+  lines = [f"  {name:<14} {purpose}" for name, (_, purpose) in COMMANDS.items()]
   return "\n".join(["usage: shapegan COMMAND [--help] [--name=value ...]", "", "commands:", *lines])
 
 

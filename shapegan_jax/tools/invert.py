@@ -1,0 +1,216 @@
+"""`shapegan invert`: photographs as shapes of a generator, with pose and light."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shapegan_jax.errors import UserError
+from shapegan_jax.tools.outputs import aside, check_folder
+
+if TYPE_CHECKING:
+  import numpy as np
+
+  from shapegan_jax.methods.inversion import Inversion
+  from shapegan_jax.model import Model
+
+_STEPS = 210  # of the default recipe
+
+
+def invert(
+  *,
+  model: str,
+  input: Path,
+  output: Path,
+  encoder: Path | None = None,
+  mask: Path | None = None,
+  steps: int = _STEPS,
+  perceptual: float = 0.0,
+  batch: int = 1,
+) -> None:
+  """Find the shape, pose and light of which a photograph, or each of a folder, is a picture.
+
+  shapegan invert --model=shadegan-heads --input=photo.png --output=found
+
+  Photographs should look like the pictures the model was trained on: one object, upright, framed alike (their centred
+  square is used), on the model's background; for the heads the whole head on plain white. Transparent pixels and what
+  --mask leaves out become background. For each photograph NAME the folder gets NAME.safetensors, which render, relight
+  and mesh take as --codes; NAME.json, the numbers; and NAME.png, a sheet of the photograph, its reconstruction, albedo,
+  shading, normals, depth, mesh, new views and new lights.
+
+  Args:
+    model: A shipped model's name, a workdir of shapegan_jax.main, or an exported .safetensors file.
+    input: A photograph, or a folder of them (its own folders too). What cannot be read is named and left out.
+    output: The folder to write to; not that of the photographs.
+    encoder: What shapegan train-encoder wrote for this model: a better start. Without it several poses are tried.
+    mask: White where the object is, black elsewhere, as large as the photograph; of a folder: a folder of masks with
+      the photographs' names.
+    steps: Of the search, in all; more are closer.
+    perceptual: Weight of the perceptual distance (LPIPS) beside the squared error; 0.01 is a fair part of it.
+    batch: Photographs at a time; more are faster on a GPU.
+  """
+  photographs = find_photographs(input, output)
+  check_folder(output)
+  if mask is not None and not mask.exists():
+    raise UserError(f"--mask={mask}: no such file or folder")
+  if mask is not None and mask.is_dir() != input.is_dir():
+    raise UserError(f"--mask={mask}: must be a file for a photograph, a folder for a folder")
+  for name, value, low, high in (("steps", steps, 10, 100_000), ("batch", batch, 1, 1024)):
+    if not low <= value <= high:
+      raise UserError(f"--{name}={value}: must be {low} to {high}")
+  if not 0 <= perceptual < math.inf:
+    raise UserError(f"--perceptual={perceptual}: must be 0 or more, such as 0.01")
+  # Only now is anything heavy loaded.
+  import numpy as np
+  from tqdm import tqdm
+
+  from shapegan_jax import parallel
+  from shapegan_jax.methods.encoder import read_encoder
+  from shapegan_jax.methods.inversion import InversionConfig, Inverter
+  from shapegan_jax.model import load
+  from shapegan_jax.tools.drawing import file_names
+
+  parallel.enable_compilation_cache()
+  loaded = load(model)
+  found_encoder = None if encoder is None else read_encoder(encoder, loaded)
+  names = dict(zip(photographs, file_names([_name(path, input) for path in photographs]), strict=True))
+  pictures: dict[Path, Any] = {}
+  for path in photographs:
+    try:
+      pictures[path] = read_photograph(path, loaded, mask=_mask_of(path, input, mask))
+    except UserError as error:
+      if not input.is_dir():
+        raise
+      print(f"note: left out: {error}", flush=True)
+  if not pictures:
+    raise UserError(f"--input={input}: none of its {len(photographs)} pictures can be read")
+  inverter = Inverter(loaded, InversionConfig(perceptual=perceptual).lasting(steps), encoder=found_encoder)
+  print(f"{len(pictures)} to invert, {inverter.config.total_steps} steps each; the first steps take longer", flush=True)
+  paths = list(pictures)
+  with tqdm(total=len(paths) * inverter.config.total_steps, desc="inverting", leave=False, dynamic_ncols=True) as bar:
+    for first in range(0, len(paths), batch):
+      some, begun = paths[first : first + batch], time.monotonic()
+      stack = np.stack([pictures[path] for path in some])
+      found = inverter(stack, progress=lambda done, count=len(some): bar.update(done * count))
+      seconds = (time.monotonic() - begun) / len(some)
+      for index, path in enumerate(some):
+        about = {"photograph": str(path), "model": model, "encoder": encoder and str(encoder), "seconds": seconds}
+        said = _write(output, names[path], loaded, pictures[path], found, index, about)
+        bar.write(said)
+  print(f"use them:  shapegan render --model={model} --codes={output / (names[paths[0]] + '.safetensors')} ...")
+
+
+def find_photographs(input: Path, output: Path) -> list[Path]:
+  """The picture files that `--input` names.
+
+  Raises:
+    UserError: there are none, or what is written to `output` would lie among them.
+  """
+  from shapegan_jax.data.folder import list_images
+
+  if input.is_dir():
+    try:
+      found = [input / file for file in list_images(input)]
+    except UserError as error:
+      raise UserError(f"--input={input}: {error}") from None
+    root = input.resolve()
+    if root in (output.resolve(), *output.resolve().parents):
+      raise UserError(f"--output={output}: lies in the folder of the photographs; choose another")
+    return found
+  if not input.is_file():
+    raise UserError(f"--input={input}: no such file or folder; name a photograph or a folder of them")
+  if output.resolve() == input.resolve().parent:
+    raise UserError(f"--output={output}: is the folder of the photograph; choose another")
+  return [input]
+
+
+def read_photograph(path: Path, model: Model, *, mask: Path | None = None, option: str = "--input") -> np.ndarray:
+  """[r, r, 3] in [0, 1] at the model's resolution: the centred square, on the model's background.
+
+  Raises:
+    UserError: the file (or the mask) is missing or no picture.
+  """
+  import numpy as np
+
+  background = float(model.config["rendering"]["background"])
+  grey = (round(255 * background),) * 3
+  picture = _read(path, model.resolution, grey, option)
+  if mask is None:
+    return picture
+  inside = _read(mask, model.resolution, (0, 0, 0), "--mask").mean(-1, keepdims=True)
+  if not inside.max() > 0:
+    raise UserError(f"--mask={mask}: is black everywhere; it must be white where the object is")
+  return (inside * picture + (1 - inside) * background).astype(np.float32)
+
+
+def _read(path: Path, size: int, background: tuple[int, int, int], option: str) -> np.ndarray:
+  import numpy as np
+
+  from shapegan_jax.data.images import describe, load_square
+
+  if not path.is_file():
+    raise UserError(f"{option}: {path}: no such file")
+  try:
+    return load_square(path, size, background=background).astype(np.float32) / np.float32(255)
+  except Exception as error:  # Pillow raises whatever a damaged file brings about
+    raise UserError(f"{option}: {path}: cannot be read as a picture ({describe(error)})") from error
+
+
+def _name(path: Path, input: Path) -> str:
+  """What the files of a photograph are called: its own name, with the folders below `input`."""
+  relative = path.relative_to(input) if input.is_dir() else Path(path.name)
+  return relative.with_suffix("").as_posix().replace("/", "-")
+
+
+def _mask_of(path: Path, input: Path, mask: Path | None) -> Path | None:
+  """The mask of a photograph. In a folder it has the photograph's name, whatever the ending."""
+  if mask is None or mask.is_file():
+    return mask
+  wanted = mask / path.relative_to(input)
+  found: Iterable[Path] = [wanted, *sorted(wanted.parent.glob(f"{_escaped(wanted.stem)}.*"))]
+  return next((candidate for candidate in found if candidate.is_file()), wanted)
+
+
+def _escaped(name: str) -> str:
+  import glob
+
+  return glob.escape(name)
+
+
+def _write(
+  output: Path, name: str, model: Model, photograph: np.ndarray, found: Inversion, index: int, about: dict[str, Any]
+) -> str:
+  """Codes, numbers and sheet of one photograph, all or none; a line that says what was found."""
+  import json
+
+  import jax
+  import numpy as np
+
+  from shapegan_jax.metrics.writer import write_png
+  from shapegan_jax.tools.inversion_sheet import draw_sheet
+  from shapegan_jax.tools.subjects import Subjects, save_codes
+
+  codes, cameras, lights, rendering = jax.tree.map(
+    lambda x: x[index : index + 1], (found.codes, found.cameras, found.lights, found.rendering)
+  )
+  subject = Subjects(codes, cameras, lights, (name,))
+  yaw, pitch = (float(np.degrees(np.asarray(angle)[0])) for angle in (cameras.yaw, cameras.pitch))
+  numbers = {**about, "psnr": float(found.psnr[index]), "yaw_deg": yaw, "pitch_deg": pitch}
+  if lights is not None:
+    numbers["light"] = {
+      "ambient": float(lights.ambient[0]),
+      "diffuse": float(lights.diffuse[0]),
+      "direction": [float(part) for part in lights.direction[0]],
+      "code": [float(part) for part in lights.code[0]],
+    }
+  numbers["losses"] = [float(loss) for loss in found.losses[:, index]]
+  sheet = draw_sheet(model, photograph, subject, rendering)
+  paths = [output / f"{name}{ending}" for ending in (".safetensors", ".json", ".png")]
+  with aside(paths[0]) as codes_file, aside(paths[1]) as numbers_file, aside(paths[2]) as sheet_file:
+    save_codes(codes_file, model, subject)
+    numbers_file.write_text(json.dumps(numbers, indent=1) + "\n")
+    write_png(sheet_file, sheet)
+  return f"{paths[2]}: {numbers['psnr']:.1f} dB, yaw {yaw:.0f}, pitch {pitch:.0f} degrees, {about['seconds']:.0f} s"

@@ -1,0 +1,71 @@
+"""`shapegan train-encoder`: a network that guesses where the inversion of a photograph should start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shapegan_jax.errors import UserError
+from shapegan_jax.tools.outputs import check_folder, check_output, progress
+
+
+def train_encoder(
+  *,
+  model: str,
+  workdir: Path,
+  output: Path | None = None,
+  samples: int = 8192,
+  steps: int = 3000,
+  resolution: int = 32,
+  batch: int = 64,
+  rate: float = 1e-3,
+) -> None:
+  """Train the encoder of a model: a network that tells from a picture its codes, pose and light.
+
+  shapegan train-encoder --model=shadegan-heads --workdir=runs/encoder --output=runs/encoder.safetensors
+
+  It learns from pictures that the model draws, so no photographs are needed. The pictures are drawn once and kept in
+  the workdir; a command that was stopped goes on where it was when given again. shapegan invert and shapegan relight
+  take the file as --encoder; it fits this one model.
+
+  Args:
+    model: The generator: a workdir, a .safetensors file or the name of a model that comes with the package.
+    workdir: The folder for pictures and checkpoints.
+    output: The file to write, .safetensors; by default encoder.safetensors in the workdir.
+    samples: How many pictures to draw and learn from.
+    steps: How many steps to train.
+    resolution: Pixels a side of the pictures it reads: a power of two from 8 on, at most the model's.
+    batch: Pictures a step.
+    rate: The largest learning rate.
+  """
+  check_folder(workdir, "--workdir")
+  output = check_output(output or workdir / "encoder.safetensors", (".safetensors",))
+  for name, value, least in (("samples", samples, 512), ("steps", steps, 1), ("batch", batch, 1)):
+    if value < least:
+      raise UserError(f"--{name}={value}: must be at least {least}")
+  if resolution < 8 or resolution & (resolution - 1):
+    raise UserError(f"--resolution={resolution}: must be a power of two from 8 on, such as 32")
+  if not 0 < rate < 1:
+    raise UserError(f"--rate={rate}: must be between 0 and 1, such as 1e-3")
+
+  from shapegan_jax import parallel
+  from shapegan_jax.methods import encoder
+  from shapegan_jax.methods.regression import FitConfig
+  from shapegan_jax.model import load
+
+  parallel.enable_compilation_cache()
+  generator = load(model)
+  if resolution > generator.resolution:
+    raise UserError(f"--resolution={resolution}: the model's pictures have {generator.resolution} pixels; use fewer")
+  trained = encoder.train_encoder(
+    generator,
+    workdir,
+    encoder.EncoderConfig(samples=samples, resolution=resolution, batch=batch),
+    FitConfig(steps=steps, rate=rate),
+    progress=progress,
+  )
+  trained.save(output)
+  found = trained.numbers
+  light = f", light {found['light_variance_explained']:.0%}" if "light_variance_explained" in found else ""
+  print(f"{output}: pose within {found['pose_error_deg']:.1f} degrees (median of pictures it has not seen)")
+  print(f"share of the variance it explains: codes {found['code_variance_explained']:.0%}{light}")
+  print(f"use it:  shapegan invert --model={model} --encoder={output} --input=photo.png --output=found")
