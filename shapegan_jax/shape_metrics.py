@@ -102,7 +102,7 @@ def _truth(data: Mapping[str, Any], protocol: DepthProtocol | None) -> tuple[Dep
 
 
 def depth_row(estimated: np.ndarray, truth: Pairs, fov: float) -> dict[str, float]:
-  """Mean errors [n, h, w] -> numbers of a row; a network has an opinion everywhere, so the mask is the truth's."""
+  """Numbers of a row from depth maps [n, h, w]. A network has an opinion everywhere, so the mask is the truth's."""
   mask = depth_errors.common_mask(np.ones_like(truth.mask), truth.mask)
   side = 100 * np.asarray(depth_errors.side(estimated, truth.depth, mask))
   mad, released = (

@@ -18,6 +18,14 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# Files that take a minute or more begin first, so that no process is left alone with one at the end.
+LONG = ("test_configs.py", "test_readme.py", "test_resume.py")
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture
 def rng():
   return np.random.default_rng(0)

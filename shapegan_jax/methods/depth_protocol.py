@@ -109,7 +109,6 @@ def generated_pairs(
     | {name: getattr(protocol, name) for name in ("resolution", "truncation", "seed")}
   )
   draw = jax.jit(lambda params, key: _draw(method, params, key, chunk, protocol))
-  # Few pictures at a time: the generator's memory is that of its largest chunk of rays, not of the batch.
   parts = []
   for index in tqdm(range(-(-protocol.pairs // chunk)), desc=label, delay=1, leave=False):
     path = folder / f"pairs_{index:04d}.npz"

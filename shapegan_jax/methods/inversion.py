@@ -7,8 +7,9 @@ these on larger ones. For rgb and photograph in [0, 1] it lowers
   mean (rgb - photograph)^2 + perceptual LPIPS + prior (|codes|^2 + |light|^2).
 
 Departures from ShadeGAN's script: its regulariser, the squared distance of frequencies and phases from their means, is
-taken along the principal axes of the codes (a Mahalanobis distance), is weaker, and weakens from stage to stage; the
-pose, which gets no gradient there, is optimised; and the best iterate is kept instead of the last one.
+taken along the principal axes of the codes (a Mahalanobis distance), holds the light too, and weakens from stage to
+stage; the pose, which gets no gradient there, is optimised; and the best iterate is kept instead of the last one.
+Looking for latents instead of codes was tried on five pictures of heads: no nearer to poses or to photographs.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ def train_encoder(
   shapegan train-encoder --model=shadegan-heads --workdir=runs/encoder --output=runs/encoder.safetensors
 
   It learns from pictures that the model draws, so no photographs are needed. The pictures are drawn once and kept in
-  the workdir; a command that was stopped goes on where it was when given again. shapegan invert and shapegan relight
-  take the file as --encoder; it fits this one model.
+  the workdir; a command that was stopped goes on where it was when given again. shapegan invert takes the file as
+  --encoder; it fits this one model.
 
   Args:
     model: The generator: a workdir, a .safetensors file or the name of a model that comes with the package.
