@@ -2,9 +2,11 @@
 
   python -m shapegan_jax.main --config=configs/shadegan.py --workdir=runs/heads
   python -m shapegan_jax.main --config=configs/shadegan.py --workdir=runs/heads --mode=eval
-  python -m benchmarks.zoo --name=shadegan-heads --workdir=runs/heads --hours=0.6 --machine="two cores of ..."
+  python -m benchmarks.shapes --models=heads=runs/heads --workdir=runs/depth
+  python -m benchmarks.zoo --name=shadegan-heads --workdir=runs/heads --hours=0.6 --machine="two cores of ..." \
+      --shapes=runs/depth/shapes.json --row=heads
 
-Every number of the card is the run's own (`eval.json`, `config.json`); what is known to be wrong with the model is
+Every number of the card is the run's own; what is known to be wrong with the model is
 written by a person, in `--faults`, and kept when the model is shipped again.
 """
 
@@ -22,9 +24,12 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The finished and evaluated run.
 _MACHINE = flags.DEFINE_string("machine", None, "What it was trained on.", required=True)
 _HOURS = flags.DEFINE_float("hours", None, "How long it was trained.", required=True)
 _FAULTS = flags.DEFINE_string("faults", "", "What is known to be wrong with it.")
+_SHAPES = flags.DEFINE_string("shapes", None, "The shapes.json of benchmarks.shapes, for SIDE and MAD.")
+_ROW = flags.DEFINE_string("row", None, "The model's row in it.")
 
 LARGEST = 15 * 2**20
 SEEDS = 8
+SHOWN = ("side_e2", "side_e2_of_constant", "mad_deg", "mad_deg_of_constant")
 
 
 def main(argv: list[str]) -> None:
@@ -41,6 +46,9 @@ def main(argv: list[str]) -> None:
   measured = json.loads((workdir / "eval.json").read_text())
   if measured["step"] != model.step:
     raise SystemExit(f"{workdir}: eval.json is of step {measured['step']}, the checkpoint of {model.step}: --mode=eval")
+  if _SHAPES.value:
+    row = json.loads(Path(_SHAPES.value).read_text())[_ROW.value]
+    measured |= {f"depth/{name}": row[name] for name in SHOWN}
   faults = _FAULTS.value or _kept_faults(folder / "card.md")
   if not faults:
     raise SystemExit("--faults: say what is known to be wrong with the model")
@@ -79,7 +87,7 @@ Its first {SEEDS} latents, lights and poses are shown; none was picked.
 
 ## Measured
 
-By `--mode=eval`:
+By `--mode=eval`; SIDE (times 100) and MAD (degrees) by `python -m benchmarks.shapes`:
 
 | | |
 |---|---|

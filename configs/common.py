@@ -33,7 +33,7 @@ def loop() -> ConfigDict:
       "features_file": placeholder(str),
       # SIDE and MAD, where the set has ground truth: so many generated pairs train a depth network (0: left out).
       "depth_pairs": 0,
-      "depth_steps": 600,
+      "depth_steps": 1500,
     }
   )
   return config
