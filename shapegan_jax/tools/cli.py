@@ -135,4 +135,7 @@ def _deferred(command: Command) -> Callable[..., Any]:
 
 def _in_one_line(box: str) -> str:
   lines = [re.sub(r"[─-╿]", " ", line).strip() for line in box.split("For full helptext")[0].splitlines()[1:]]
-  return re.sub(r"\s+", " ", " ".join(lines)).strip().rstrip(".") or "the arguments were not understood"
+  said = re.sub(r"\s+", " ", " ".join(lines)).strip()
+  # Of a value that is of no fitting type tyro tells every attempt, and the option's help after it.
+  said = re.split(r" Got errors:| Argument helptext:", said)[0].strip().rstrip(".")
+  return said or "the arguments were not understood"
