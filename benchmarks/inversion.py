@@ -33,9 +33,9 @@ def main(argv: list[str]) -> None:
   from tqdm import tqdm
 
   from shapegan_jax import load, parallel
-  from shapegan_jax.methods.code_space import pose_error_deg
   from shapegan_jax.methods.encoder import read_encoder
   from shapegan_jax.methods.inversion import Inverter
+  from shapegan_jax.metrics.pose_light import pose_error_deg
   from shapegan_jax.metrics.previews import labelled_grid, pictures
   from shapegan_jax.metrics.writer import write_png
   from shapegan_jax.rng import root_key
@@ -60,7 +60,8 @@ def main(argv: list[str]) -> None:
     drawn = model.render(latents, cameras, lights)
     rgb = np.asarray(drawn.rgb)
     found = inverter(rgb, progress=lambda done, n=len(rgb): bar.update(done * n))
-    rows["pose_error_deg"] += list(pose_error_deg(found.cameras.yaw, found.cameras.pitch, cameras.yaw, cameras.pitch))
+    error = pose_error_deg(found.cameras.yaw, found.cameras.pitch, cameras.yaw, cameras.pitch)
+    rows["pose_error_deg"] += error.tolist()
     rows["psnr"] += list(found.psnr)
     rows["normal_error_deg"] += list(_normal_error(drawn, found.rendering))
     if lights is not None:
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> None:
       rows["light_error"] += list(np.abs(np.asarray(found.lights.code - lights.code)).mean(-1))
     if encoder is not None:
       guess = encoder(rgb, model)[1]
-      guesses += list(pose_error_deg(guess.yaw, guess.pitch, cameras.yaw, cameras.pitch))
+      guesses += pose_error_deg(guess.yaw, guess.pitch, cameras.yaw, cameras.pitch).tolist()
     for name, picture in pictures(drawn, cameras).items():
       shown.setdefault(f"{name}", []).append(picture)
       shown.setdefault(f"{name} ?", []).append(pictures(found.rendering, found.cameras)[name])

@@ -7,12 +7,11 @@ squared length of a point says how untypical it is.
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from shapegan_jax.geometry.cameras import MAX_PITCH
 from shapegan_jax.methods.base import Method
@@ -121,16 +120,3 @@ def fingerprint(params: PyTree) -> str:
     values = np.asarray(leaves[name], np.float16)
     digest.update(f"{name}{values.shape}".encode() + values.tobytes())
   return digest.hexdigest()[:16]
-
-
-def pose_error_deg(
-  yaw: Float[Any, " n"], pitch: Float[Any, " n"], other_yaw: Float[Any, " n"], other_pitch: Float[Any, " n"]
-) -> Float[np.ndarray, " n"]:
-  """Degrees between the two directions from which cameras at these angles (radians) look."""
-
-  def direction(yaw: Any, pitch: Any) -> np.ndarray:
-    yaw, pitch = np.asarray(yaw, np.float64), np.asarray(pitch, np.float64)
-    return np.stack([np.sin(yaw) * np.cos(pitch), np.sin(pitch), np.cos(yaw) * np.cos(pitch)], -1)
-
-  a, b = direction(yaw, pitch), direction(other_yaw, other_pitch)
-  return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=-1), np.sum(a * b, -1)))

@@ -23,8 +23,9 @@ from jaxtyping import Float, UInt8
 from shapegan_jax.checkpoints import claim_workdir, export_safetensors, import_safetensors
 from shapegan_jax.data.images import resample
 from shapegan_jax.errors import UserError
-from shapegan_jax.methods.code_space import CodeSpace, fingerprint, measure, pose_error_deg
+from shapegan_jax.methods.code_space import CodeSpace, fingerprint, measure
 from shapegan_jax.methods.regression import FitConfig, fit
+from shapegan_jax.metrics.pose_light import pose_error_deg
 from shapegan_jax.networks.image_encoders import ImageEncoder
 from shapegan_jax.rng import root_key, stream
 from shapegan_jax.types import Array, Cameras, Codes, Lights, PyTree

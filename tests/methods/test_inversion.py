@@ -13,10 +13,11 @@ from configs import common, pigan, shadegan
 from shapegan_jax.errors import UserError
 from shapegan_jax.methods import encoder as encoders
 from shapegan_jax.methods.base import build
-from shapegan_jax.methods.code_space import Point, fingerprint, measure, pose_error_deg
+from shapegan_jax.methods.code_space import Point, fingerprint, measure
 from shapegan_jax.methods.encoder import EncoderConfig, read_encoder, train_encoder
 from shapegan_jax.methods.inversion import InversionConfig, InversionStage, Inverter, estimate_light, psnr
 from shapegan_jax.methods.regression import FitConfig
+from shapegan_jax.metrics.pose_light import pose_error_deg
 from shapegan_jax.model import Model
 from shapegan_jax.types import Codes, Lights
 
