@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from shapegan_jax.errors import UserError
+from shapegan_jax.files import aside
 from shapegan_jax.types import PyTree
 
 FREE_SETTINGS = ("num_steps", "log_every", "preview", "checkpoint", "evaluation", "data.cache_dir")
@@ -98,12 +98,9 @@ class Checkpoints:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-  """Write through a temporary file, so that the file is never half there."""
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-  temporary.replace(path)
+  """A JSON file, whole or not at all."""
+  with aside(path) as temporary:
+    temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def read_config(workdir: str | Path) -> dict[str, Any]:
@@ -182,18 +179,9 @@ def export_safetensors(path: str | Path, params: PyTree, metadata: Mapping[str, 
     jax.tree_util.keystr(key_path, simple=True, separator="/"): np.asarray(leaf, order="C")
     for key_path, leaf in jax.tree_util.tree_leaves_with_path(params)
   }
-  path = Path(path)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
+  with aside(path) as temporary:
     # Not save_file, whose files only their owner may read.
     temporary.write_bytes(safetensors.numpy.save(arrays, {name: json.dumps(x) for name, x in metadata.items()}))
-    temporary.replace(path)
-  except (OSError, safetensors.SafetensorError) as error:
-    with contextlib.suppress(OSError):
-      temporary.unlink()
-    reason = str(error).splitlines()[0]
-    raise UserError(f"{path}: cannot be written ({reason}); choose another place") from error
 
 
 def import_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:

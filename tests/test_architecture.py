@@ -18,12 +18,13 @@ from jaxtyping import TypeCheckError
 ROOT = Path(__file__).parents[1]
 PACKAGE = "shapegan_jax"
 
-GROUND = {"types", "numerics", "errors"}
+GROUND = {"types", "numerics", "errors", "files"}
 CLOCKS = {"state", "rng", "schedules"}
 MAY_IMPORT = {
   "types": set(),
   "numerics": set(),
   "errors": set(),
+  "files": {"errors"},
   "geometry": GROUND,
   "rendering": GROUND | {"geometry"},
   "networks": GROUND,

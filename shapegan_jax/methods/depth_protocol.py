@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -34,6 +33,7 @@ import numpy as np
 from tqdm import tqdm
 
 from shapegan_jax.errors import UserError
+from shapegan_jax.files import aside
 from shapegan_jax.methods.base import Method
 from shapegan_jax.methods.regression import FitConfig, fit
 from shapegan_jax.networks.depth_net import MapNet, depth_from_raw
@@ -224,12 +224,5 @@ def _read(path: Path, identity: str) -> Pairs | None:
 
 
 def _write(path: Path, pairs: Pairs, identity: str) -> None:
-  temporary = path.with_name(f".{os.getpid()}.{path.name}")
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(temporary, "wb") as file:
-      np.savez_compressed(file, images=pairs.images, depth=pairs.depth, mask=pairs.mask, identity=np.array(identity))
-    temporary.replace(path)
-  except OSError as error:
-    temporary.unlink(missing_ok=True)
-    raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another workdir") from error
+  with aside(path) as temporary, temporary.open("wb") as file:
+    np.savez_compressed(file, images=pairs.images, depth=pairs.depth, mask=pairs.mask, identity=np.array(identity))

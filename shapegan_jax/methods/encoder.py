@@ -23,6 +23,7 @@ from jaxtyping import Float, UInt8
 from shapegan_jax.checkpoints import claim_workdir, export_safetensors, import_safetensors
 from shapegan_jax.data.images import resample
 from shapegan_jax.errors import UserError
+from shapegan_jax.files import aside
 from shapegan_jax.methods.code_space import CodeSpace, fingerprint, measure
 from shapegan_jax.methods.regression import FitConfig, fit
 from shapegan_jax.metrics.pose_light import pose_error_deg
@@ -182,14 +183,8 @@ def _chunk(model: Any, path: Path, config: EncoderConfig, index: int) -> dict[st
     "pose": np.stack([cameras.yaw, cameras.pitch], -1),
     "light": np.zeros((_CHUNK, 0), np.float32) if lights is None else np.asarray(lights.code),
   }
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
-      np.savez_compressed(file, **chunk)
-    temporary.replace(path)
-  except OSError as error:
-    raise UserError(f"{path}: cannot be written ({error.strerror}); is the disk full?") from error
+  with aside(path) as temporary, temporary.open("wb") as file:
+    np.savez_compressed(file, **chunk)
   return chunk
 
 

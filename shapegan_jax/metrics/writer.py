@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -21,23 +20,19 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from shapegan_jax.files import aside
+
 
 def write_png(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
-  """Write through a temporary file, so that a viewer never meets half a picture."""
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  Image.fromarray(image).save(temporary, format="PNG")
-  temporary.replace(path)
+  """A PNG file, whole or not at all: a viewer never meets half a picture."""
+  with aside(path) as temporary:
+    Image.fromarray(image).save(temporary, format="PNG")
 
 
 def write_text(path: str | Path, text: str) -> None:
-  """Write through a temporary file."""
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  temporary.write_text(text, encoding="utf-8")
-  temporary.replace(path)
+  """A text file, whole or not at all."""
+  with aside(path) as temporary:
+    temporary.write_text(text, encoding="utf-8")
 
 
 class MetricsWriter:
@@ -89,9 +84,7 @@ def _truncate(path: Path, last_step: int) -> None:
         kept.append(line + "\n")
     except (ValueError, KeyError, TypeError):
       continue
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  temporary.write_text("".join(kept))
-  temporary.replace(path)
+  write_text(path, "".join(kept))
 
 
 class Averages:

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from shapegan_jax.errors import UserError
 from shapegan_jax.metrics.previews import depth_colors, labelled_grid, pictures, to_uint8
 from shapegan_jax.model import Model
-from shapegan_jax.tools.outputs import aside, progress
+from shapegan_jax.tools.outputs import progress
 from shapegan_jax.tools.subjects import Subjects
 from shapegan_jax.types import Cameras, Rendering
 
@@ -134,12 +134,6 @@ def frame(rows: Sequence[Float[np.ndarray, "n h w 3"]], *, min_cell: int = 128) 
   tiled = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
   scale = -(-min_cell // rows[0].shape[1])
   return to_uint8(tiled).repeat(scale, 0).repeat(scale, 1)
-
-
-def write_picture(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-  """Write a PNG file, whole or not at all."""
-  with aside(path) as temporary:
-    Image.fromarray(picture).save(temporary, format="PNG")
 
 
 def write_pictures(folder: Path, named: Mapping[str, UInt8[np.ndarray, "h w 3"]]) -> None:

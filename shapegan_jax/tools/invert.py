@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shapegan_jax.errors import UserError
-from shapegan_jax.tools.outputs import aside, check_folder
+from shapegan_jax.files import aside
+from shapegan_jax.tools.outputs import check_folder
 
 if TYPE_CHECKING:
   import numpy as np

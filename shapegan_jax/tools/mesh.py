@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from shapegan_jax.errors import UserError
-from shapegan_jax.tools.outputs import aside, check_output
+from shapegan_jax.files import aside
+from shapegan_jax.tools.outputs import check_output
 
 
 def mesh(

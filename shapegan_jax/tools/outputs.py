@@ -1,10 +1,8 @@
-"""What a command writes: whole files or none, of a kind that the ending of their name says."""
+"""Where a command may write, said before the work begins; and its progress while it works."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -41,27 +39,6 @@ def _can_hold(folder: Path, option: str, named: Path) -> None:
     nearest = nearest.parent
   if not nearest.is_dir() or not os.access(nearest, os.W_OK):
     raise UserError(f"{option}={named}: {nearest} cannot be written to; choose another place")
-
-
-@contextlib.contextmanager
-def aside(path: Path) -> Iterator[Path]:
-  """A place beside `path`, with its ending, to write a file (or make a folder): it becomes `path` if all goes well.
-
-  Otherwise it is removed and whatever was at `path` stays.
-  """
-  temporary = path.with_name(f".{os.getpid()}.{path.name}")
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    yield temporary
-    temporary.replace(path)
-  except OSError as error:
-    raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
-  finally:
-    if temporary.is_dir():
-      shutil.rmtree(temporary, ignore_errors=True)
-    else:
-      with contextlib.suppress(OSError):
-        temporary.unlink()
 
 
 def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:

@@ -196,6 +196,7 @@ def _in_words(lights: Lights) -> str:
 def _write_sheet(output: Path, subjects: Subjects, rendering: Rendering, columns: dict[str, Any]) -> None:
   import numpy as np
 
+  from shapegan_jax.metrics.writer import write_png
   from shapegan_jax.tools import drawing
 
   known = drawing.shown(rendering, subjects.cameras, ("rgb", "albedo", "normals"))
@@ -208,7 +209,7 @@ def _write_sheet(output: Path, subjects: Subjects, rendering: Rendering, columns
     name: np.stack([np.asarray(pictures[i], np.float64) for pictures in columns.values()])
     for i, name in enumerate(subjects.names)
   }
-  drawing.write_picture(output, drawing.sheet(rows, list(columns)))
+  write_png(output, drawing.sheet(rows, list(columns)))
   print(f"{output}: {len(columns)} columns, the rows are {', '.join(subjects.names)}")
 
 

@@ -134,6 +134,7 @@ def _write_pictures(
   grid: bool,
 ) -> None:
   from shapegan_jax.metrics.previews import to_uint8
+  from shapegan_jax.metrics.writer import write_png
   from shapegan_jax.tools import drawing
 
   # Label of a pose -> the subjects there, and what is shown of them.
@@ -152,7 +153,7 @@ def _write_pictures(
       both = "\n".join(filter(None, (label, name)))
       rows[label if label and len(names) == 1 else both] = pictures
   if grid:
-    drawing.write_picture(output, drawing.sheet(rows, subjects.names))
+    write_png(output, drawing.sheet(rows, subjects.names))
     print(f"{output}: {len(rows)} rows, the columns are {', '.join(subjects.names)}")
     return
   columns = drawing.file_names(subjects.names)

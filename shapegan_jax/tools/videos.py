@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from shapegan_jax.errors import UserError
-from shapegan_jax.tools.outputs import aside
+from shapegan_jax.files import aside
 
 ENDINGS = (".mp4", ".gif")
 """What a video's name may end in."""
