@@ -29,7 +29,7 @@ def aside(path: str | Path) -> Iterator[Path]:
   except OSError as error:
     raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
   finally:
-    if temporary.is_dir():
+    if os.path.isdir(temporary):  # unlike the method, it never raises
       shutil.rmtree(temporary, ignore_errors=True)
     else:
       with contextlib.suppress(OSError):

@@ -34,6 +34,7 @@ MAY_IMPORT = {
   "convert": GROUND | {"networks"},
   "state": GROUND,
   "rng": GROUND,
+  "costs": GROUND,
   "schedules": GROUND,
   "parallel": GROUND | CLOCKS,
   "checkpoints": GROUND | CLOCKS,

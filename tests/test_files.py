@@ -37,10 +37,11 @@ def test_after_a_failure_all_is_as_before(tmp_path):
   assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_cannot_be_written_is_one_line(tmp_path):
+@pytest.mark.parametrize("name", ["file/a.png", "x" * 251 + ".png"])
+def test_what_cannot_be_written_is_one_line(tmp_path, name):
   (tmp_path / "file").write_text("")
   with (
-    pytest.raises(UserError, match=r"a\.png: cannot be written .*; choose another place"),
-    aside(tmp_path / "file" / "a.png"),
+    pytest.raises(UserError, match=r"\.png: cannot be written .*; choose another place"),
+    aside(tmp_path / name) as place,
   ):
-    pass
+    place.write_text("")

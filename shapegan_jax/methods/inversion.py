@@ -216,24 +216,3 @@ def psnr(pictures: Float[np.ndarray, "n h w 3"], references: Float[np.ndarray, "
   """Peak signal-to-noise ratio in dB of pictures in [0, 1]; 120 where they are the same."""
   error = np.mean((np.asarray(pictures, np.float64) - references) ** 2, (1, 2, 3))
   return -10 * np.log10(np.maximum(error, 1e-12))
-
-
-def estimate_light(
-  model: Any,
-  picture: Float[np.ndarray, "h w 3"],
-  *,
-  encoder: Encoder | None = None,
-  config: InversionConfig | None = None,
-  progress: Callable[[int], object] = lambda done: None,
-) -> Lights:
-  """The light [1] of a square picture in [0, 1]: the encoder's answer, or without one that of an inversion.
-
-  Raises:
-    UserError: the model knows no light.
-  """
-  if model.mean_lights(1) is None:
-    raise UserError("the light cannot be estimated: this model knows no light; use a ShadeGAN")
-  if encoder is not None:
-    return encoder(picture[None], model)[2]
-  picture = np.clip(resample(picture[None], model.resolution), 0.0, 1.0)
-  return Inverter(model, config)(picture, progress=progress).lights

@@ -15,7 +15,7 @@ from shapegan_jax.methods import encoder as encoders
 from shapegan_jax.methods.base import build
 from shapegan_jax.methods.code_space import Point, fingerprint, measure
 from shapegan_jax.methods.encoder import EncoderConfig, read_encoder, train_encoder
-from shapegan_jax.methods.inversion import InversionConfig, InversionStage, Inverter, estimate_light, psnr
+from shapegan_jax.methods.inversion import InversionConfig, InversionStage, Inverter, psnr
 from shapegan_jax.methods.regression import FitConfig
 from shapegan_jax.metrics.pose_light import pose_error_deg
 from shapegan_jax.model import Model
@@ -219,8 +219,6 @@ def test_an_encoder_learns_and_is_read_again(trained, model, drawn, tmp_path):
   codes, cameras, lights = again(drawn[1], model)
   assert [values.shape for values in codes.values] == [values.shape for values in model.codes(jnp.zeros((2, 8))).values]
   assert (cameras.yaw.shape, lights.code.shape) == ((2,), (2, 4))
-  light = estimate_light(model, drawn[1][0], encoder=again)
-  np.testing.assert_allclose(light.code, lights.code[:1], atol=1e-6)
 
 
 def test_targets_are_what_the_pictures_were_drawn_with(trained, model, space):
@@ -269,8 +267,3 @@ def test_an_encoder_fits_one_model_and_a_workdir_one_encoder(trained, model, tmp
     read_encoder(tmp_path / "model.safetensors", model)
   with pytest.raises(UserError, match="no such file"):
     read_encoder(tmp_path / "absent.safetensors", model)
-
-
-def test_a_model_without_light_estimates_none():
-  with pytest.raises(UserError, match="knows no light"):
-    estimate_light(generator(pigan), np.ones((8, 8, 3), np.float32))

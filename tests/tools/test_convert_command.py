@@ -11,6 +11,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import refused, run
 from convert.torch_writer import (
   Call,
   Global,
@@ -26,7 +27,7 @@ from convert.torch_writer import (
 
 import shapegan_jax
 from shapegan_jax.checkpoints import import_safetensors
-from shapegan_jax.tools.cli import COMMANDS, main
+from shapegan_jax.tools.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,28 +35,6 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def tensors(rng):
   return siren_tensors(rng)
-
-
-def run(capsys, *arguments) -> tuple[int, str, str]:
-  """(exit code, standard output, standard error) of a command in this process."""
-  code = 0
-  try:
-    main([str(argument) for argument in arguments])
-  except SystemExit as leaving:
-    code = leaving.code
-  said = capsys.readouterr()
-  return code, said.out, said.err
-
-
-def refused(capsys, *arguments) -> str:
-  """The one line that answers a mistake."""
-  code, out, err = run(capsys, *arguments)
-  assert (code, out) == (2, ""), (code, out, err)
-  assert err.startswith("error: "), err
-  assert err.endswith("\n"), err
-  assert err[:-1].isprintable(), err
-  assert not set(err) & set("─│╭╮╰╯"), err
-  return err[:-1]
 
 
 def test_a_converted_file_loads_and_renders(tensors, tmp_path, capsys):

@@ -7,6 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from commands import refused, run
 from PIL import Image
 
 from configs import common, shadegan
@@ -15,12 +16,8 @@ from shapegan_jax.methods import encoder as encoders
 from shapegan_jax.methods.base import build
 from shapegan_jax.model import Model, load
 from shapegan_jax.tools import inversion_sheet, mesh_extraction
-from shapegan_jax.tools.cli import _run, fail
-from shapegan_jax.tools.invert import invert, read_photograph
+from shapegan_jax.tools.invert import read_photograph
 from shapegan_jax.tools.subjects import choose
-from shapegan_jax.tools.train_encoder import train_encoder
-
-COMMANDS = {"invert": invert, "train-encoder": train_encoder}
 
 
 @pytest.fixture(scope="module")
@@ -33,30 +30,6 @@ def saved(tmp_path_factory):
   path = tmp_path_factory.mktemp("model") / "model.safetensors"
   Model(method, method.init_generator(jax.random.key(0)), config.to_dict()).save(path)
   return path
-
-
-def run(capsys, name, *arguments) -> tuple[int, str, str]:
-  """(exit code, standard output, standard error) of a command in this process."""
-  code = 0
-  try:
-    try:
-      _run(COMMANDS[name], name, [str(argument) for argument in arguments])
-    except UserError as error:
-      fail(str(error))
-  except SystemExit as leaving:
-    code = leaving.code
-  said = capsys.readouterr()
-  return code, said.out, said.err
-
-
-def refused(capsys, *arguments) -> str:
-  """The one line that answers a mistake."""
-  code, out, err = run(capsys, *arguments)
-  assert (code, out) == (2, ""), (code, out, err)
-  assert err.startswith("error: "), err
-  assert err.endswith("\n"), err
-  assert err[:-1].isprintable(), err
-  return err[:-1]
 
 
 def photograph(path, mode="RGB", size=(30, 20)):
@@ -180,7 +153,7 @@ def test_mistakes_are_answered_in_one_line(saved, tmp_path, capsys):
   assert "none of its 1 pictures" in err
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ["invert", "train-encoder"])
 def test_help_has_an_example(name, capsys):
   code, said, _ = run(capsys, name, "--help")
   assert code == 0

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import on_models
 from PIL import Image
 from tiny_models import tiny
 
@@ -17,7 +18,7 @@ from shapegan_jax.metrics.previews import to_uint8
 from shapegan_jax.model import Model
 from shapegan_jax.rendering.shading import GaussianLights, lambertian
 from shapegan_jax.rng import root_key
-from shapegan_jax.tools import cli, drawing
+from shapegan_jax.tools import drawing
 from shapegan_jax.tools.light_fit import estimate_lights, relit
 from shapegan_jax.tools.relight import lights_at, relight
 from shapegan_jax.types import Lights, Rendering
@@ -33,11 +34,8 @@ def models():
 @pytest.fixture
 def shapegan(models, monkeypatch, tmp_path):
   """Runs the command on a model that is compiled already; outputs are in `tmp_path`."""
-  monkeypatch.setattr("shapegan_jax.model.load", lambda name: models[name])
   monkeypatch.chdir(tmp_path)
-  return lambda *arguments, model="shadegan": cli._run(
-    relight, "relight", [f"--model={model}", f"--resolution={SIZE}", *arguments]
-  )
+  return on_models(relight, "relight", models, SIZE, monkeypatch)
 
 
 def ball(n=16) -> Rendering:

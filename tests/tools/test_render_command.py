@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import on_models
 from PIL import Image
 from tiny_models import saved, tiny
 
@@ -27,11 +28,8 @@ def models():
 @pytest.fixture
 def shapegan(models, monkeypatch, tmp_path):
   """Runs the command on a model that is compiled already; outputs are in `tmp_path`."""
-  monkeypatch.setattr("shapegan_jax.model.load", lambda name: models[name])
   monkeypatch.chdir(tmp_path)
-  return lambda *arguments, model="shadegan": cli._run(
-    render, "render", [f"--model={model}", f"--resolution={SIZE}", *arguments]
-  )
+  return on_models(render, "render", models, SIZE, monkeypatch)
 
 
 def picture_of(model, seed, name="rgb", yaw=None, pitch=None):

@@ -1,0 +1,119 @@
+"""What a program costs, counted and not timed: floating-point operations from its jaxpr, bytes from its compiled form.
+
+XLA's own count takes the body of a loop once; this one multiplies it by the loop's length. It counts what the jaxpr
+says, before the compiler simplifies: recomputation by `jax.checkpoint` included, so the ratio to the count of the same
+program without rematerialisation is the price of saving memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """Floating-point operations: of matrix products and convolutions (2 per multiplication and addition), and of
+  everything that is done number by number (1 each, a sine or an exponential too). Integers and copies are free."""
+
+  products: int = 0
+  elementwise: int = 0
+
+  @property
+  def total(self) -> int:
+    return self.products + self.elementwise
+
+  def __add__(self, other: Cost) -> Cost:
+    return Cost(self.products + other.products, self.elementwise + other.elementwise)
+
+  def times(self, n: int) -> Cost:
+    """The cost of doing it n times."""
+    return Cost(n * self.products, n * self.elementwise)
+
+
+def flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Cost:
+  """The cost of `function(*args, **kwargs)`; arguments may be `jax.ShapeDtypeStruct`s.
+
+  Of the branches of a `cond` the dearest counts.
+
+  Raises:
+    ValueError: the program has a loop whose length is not known before it runs.
+  """
+  return _of(jax.make_jaxpr(lambda *a: function(*a, **kwargs))(*args).jaxpr)
+
+
+def _of(jaxpr: Any) -> Cost:
+  total = Cost()
+  for equation in jaxpr.eqns:
+    name, params = equation.primitive.name, equation.params
+    if name == "scan":
+      total += _of(params["jaxpr"].jaxpr).times(params["length"])
+    elif name == "cond":
+      total += max((_of(branch.jaxpr) for branch in params["branches"]), key=lambda cost: cost.total)
+    elif name == "while":
+      if _of(params["body_jaxpr"].jaxpr).total:
+        raise ValueError("a while loop's length is not known before it runs; use a scan or a fori_loop")
+    elif name == "dot_general":
+      total += Cost(products=_dot(equation))
+    elif name == "conv_general_dilated":
+      total += Cost(products=_convolution(equation))
+    elif inner := list(_inner(params)):
+      total = sum(map(_of, inner), total)
+    elif name not in _FREE:
+      total += Cost(elementwise=_elementwise(equation))
+  return total
+
+
+def _dot(equation: Any) -> int:
+  (contracted, _), _ = equation.params["dimension_numbers"]
+  left = equation.invars[0].aval
+  return 2 * equation.outvars[0].aval.size * math.prod(left.shape[axis] for axis in contracted)
+
+
+def _convolution(equation: Any) -> int:
+  """2 x output x kernel of one output; zeros put between inputs (a transposed convolution's) are not multiplied."""
+  kernel, numbers = equation.invars[1].aval, equation.params["dimension_numbers"]
+  one = kernel.size // kernel.shape[numbers.rhs_spec[0]]
+  return 2 * equation.outvars[0].aval.size * one // math.prod(equation.params["lhs_dilation"])
+
+
+# fmt: off
+_FREE = frozenset((
+  "argmax", "argmin", "bitcast_convert_type", "broadcast_in_dim", "concatenate", "copy", "copy_p",
+  "convert_element_type", "device_put", "dynamic_slice", "dynamic_update_slice", "expand_dims", "gather", "imag",
+  "iota", "optimization_barrier", "pad", "real", "reshape", "rev", "select_n", "sharding_constraint", "slice",
+  "sort", "split", "squeeze", "stop_gradient", "transpose",
+))
+# fmt: on
+"""Primitives that move numbers and compute none."""
+
+
+def _elementwise(equation: Any) -> int:
+  """An operation for each number that comes out, or, where more go in (a reduction), for each of these."""
+  outputs = [v.aval for v in equation.outvars if hasattr(v.aval, "dtype")]
+  if not any(jax.numpy.issubdtype(aval.dtype, jax.numpy.floating) for aval in outputs):
+    return 0
+  inputs = [v.aval.size for v in equation.invars if hasattr(v.aval, "size")]
+  return max([aval.size for aval in outputs] + inputs)
+
+
+def _inner(params: dict[str, Any]) -> Iterator[Any]:
+  """The jaxprs that a primitive calls: jit, checkpoint, custom derivatives, shard_map."""
+  for value in params.values():
+    for part in value if isinstance(value, tuple | list) else (value,):
+      part = getattr(part, "jaxpr", part)  # a closed one
+      if hasattr(part, "eqns"):
+        yield part
+
+
+def peak_bytes(compiled: jax.stages.Compiled) -> int:
+  """Memory a device needs while the program runs, by the compiler's own plan: arguments, results and what is between.
+
+  Donated arguments are counted once.
+  """
+  plan = compiled.memory_analysis()
+  return plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes - plan.alias_size_in_bytes
