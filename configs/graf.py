@@ -195,7 +195,7 @@ def heads() -> ConfigDict:
   )
   config.averages = ConfigDict({"decay": 0.995, "slow_decay": 0.999, "warmup": True})
   config.stages = siren_common.stages(
-    start=(0, 1700),
+    start=(0, 1650),
     resolution=(64, 64),
     batch_size=(8, 8),
     samples=(12, 12),

@@ -144,7 +144,7 @@ def heads() -> ConfigDict:
   was measured.
   """
   config = common.loop()
-  config.num_steps = 2200
+  config.num_steps = 2000
   config.data = common.data("heads")
   config.cameras = faces()  # the set's own pose distribution (shapegan_jax/data/heads_model.py)
   config.mapping = ConfigDict({"latent_dim": 64, "hidden_dim": 128, "n_hidden": 2})
@@ -201,7 +201,7 @@ def heads() -> ConfigDict:
   config.optimizers = ConfigDict({"b1": 0.0, "b2": 0.9, "clip": 1.0, "discriminator_clip": 10.0})
   config.averages = ConfigDict({"decay": 0.995, "slow_decay": 0.999})
   config.stages = stages(
-    start=(0, 1700),
+    start=(0, 1650),
     resolution=(32, 64),
     batch_size=(8, 4),
     samples=(10, 12),
