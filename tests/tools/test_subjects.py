@@ -55,7 +55,7 @@ def test_other_files_are_refused_in_one_line(model, tmp_path):
   save_codes(good, model, dataclasses.replace(subjects, latents=model.codes(subjects.latents)))
   arrays, about = import_safetensors(good)
   bad = {
-    "kind": (arrays, {}),
+    "kind": (arrays, about | {"kind": "another"}),
     "names": (arrays, about | {"names": []}),
     "missing": ({k: v for k, v in arrays.items() if k != "yaw"}, about),
     "shape": (arrays | {"codes": {"0": np.zeros((1, 3), np.float32)}}, about),
@@ -70,6 +70,7 @@ def test_other_files_are_refused_in_one_line(model, tmp_path):
       choose(model, (), tmp_path / f"{name}.safetensors")
     assert "\n" not in str(caught.value)
     assert f"{name}.safetensors" in str(caught.value)
+    assert name != "kind" or "is not a codes file" in str(caught.value)
 
 
 @pytest.mark.parametrize("seeds", [(), (-1,), (2**40,)])
