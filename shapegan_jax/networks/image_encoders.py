@@ -1,4 +1,8 @@
-"""A picture -> what a generator would need to draw it: codes, pose and light, all in standardised numbers."""
+"""A picture -> what a generator would need to draw it: codes, pose and light.
+
+`ImageEncoder` answers all of them in standardised numbers, for a generator of ours. `VectorEncoder` and `OffsetEncoder`
+are those of Unsup3D (Wu et al. 2020, supplement) and GAN2Shape (Pan et al. 2021): view or light, and the latent offset.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +37,7 @@ class ImageEncoder(nn.Module):
   max_width: int = 192
 
   def setup(self):
-    halvings = math.log2(self.resolution / _SMALLEST)
-    if halvings < 1 or halvings % 1:
-      raise UserError(f"the encoder cannot read pictures of {self.resolution} pixels: choose a power of two from 8 on")
-    widths = [min(self.max_width, self.width * 2**i) for i in range(int(halvings))]
+    widths = [min(self.max_width, self.width * 2**i) for i in range(_halvings(self.resolution))]
     self.entrance = Conv(3, widths[0], 5, stride=2, padding=2, coord=True)
     self.blocks = [StridedBlock(a, b) for a, b in itertools.pairwise(widths)]
     self.heads = Linear(_SMALLEST**2 * widths[-1], self.code_size + 2 + self.light_size)
@@ -56,3 +57,80 @@ class ImageEncoder(nn.Module):
   def init_params(self, key: Key) -> PyTree:
     """The variables `init` returns."""
     return init_lazily(self, key, (1, self.resolution, self.resolution, 3))
+
+
+class VectorEncoder(nn.Module):
+  """[b, s, s, 3] in [-1, 1] -> [b, features] in (-1, 1): strided convolutions down to 4 x 4, two layers, and a tanh.
+
+  Without biases or norms. `width` channels at s/2 (published: 64 at s = 64, 32 at s = 128) double with every halving.
+  """
+
+  features: int
+  resolution: int = 64
+  width: int = 64
+
+  @nn.compact
+  def __call__(self, image: Float[Array, "b s s 3"]) -> Float[Array, "b f"]:
+    x, channels = image, 3
+    for i in range(_halvings(self.resolution)):
+      x = nn.relu(Conv(channels, self.width * 2**i, 4, 2, 1, use_bias=False, name=f"down_{i}")(x))
+      channels = self.width * 2**i
+    x = nn.relu(Conv(channels, channels, 4, use_bias=False, name="hidden")(x))
+    return nn.tanh(Conv(channels, self.features, 1, use_bias=False, name="head")(x))[:, 0, 0]
+
+  @nn.nowrap
+  def init_params(self, key: Key) -> PyTree:
+    """The variables `init` returns."""
+    return init_lazily(self, key, (1, self.resolution, self.resolution, 3))
+
+
+class OffsetEncoder(nn.Module):
+  """[b, s, s, 3] in [-1, 1] -> [b, features], unbounded: residual blocks down to 4 x 4, then two layers.
+
+  `width` channels at s/2 (published: 32) double with every halving, and once more in the hidden layer.
+  """
+
+  features: int
+  resolution: int = 64
+  width: int = 32
+
+  @nn.compact
+  def __call__(self, image: Float[Array, "b s s 3"]) -> Float[Array, "b f"]:
+    x, channels = Conv(3, self.width, 4, 2, 1, use_bias=False, name="entrance")(image), self.width
+    for i in range(_halvings(self.resolution) - 1):
+      x, channels = HalvingBlock(channels, 2 * channels, name=f"blocks_{i}")(x), 2 * channels
+    x = nn.relu(Conv(channels, 2 * channels, 4, use_bias=False, name="hidden")(nn.relu(x)))
+    return Conv(2 * channels, self.features, 1, use_bias=False, name="head")(x)[:, 0, 0]
+
+  @nn.nowrap
+  def init_params(self, key: Key) -> PyTree:
+    """The variables `init` returns."""
+    return init_lazily(self, key, (1, self.resolution, self.resolution, 3))
+
+
+class HalvingBlock(nn.Module):
+  """Two 3 x 3 convolutions with ReLUs before them, the first with stride 2, beside a projection of means over 2 x 2.
+
+  The projection sees the input after its ReLU: the published one overwrites the input.
+  """
+
+  in_features: int
+  features: int
+
+  def setup(self):
+    self.conv_0 = Conv(self.in_features, self.features, 3, 2, 1, use_bias=False)
+    self.conv_1 = Conv(self.features, self.features, 3, padding=1, use_bias=False)
+    self.skip = Conv(self.in_features, self.features, 1)
+
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
+    x = nn.relu(x)
+    b, h, w, c = x.shape
+    return self.conv_1(nn.relu(self.conv_0(x))) + self.skip(x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4)))
+
+
+def _halvings(resolution: int) -> int:
+  """How often a picture is halved until it has 4 x 4 pixels."""
+  halvings = math.log2(resolution / _SMALLEST)
+  if halvings < 1 or halvings % 1:
+    raise UserError(f"the encoder cannot read pictures of {resolution} pixels: choose a power of two from 8 on")
+  return int(halvings)

@@ -1,4 +1,4 @@
-"""The image encoder: its answers' sizes, what it sees, and what it refuses."""
+"""Image encoders: the sizes of their answers, what they see, and what they refuse."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shapegan_jax.errors import UserError
-from shapegan_jax.networks.image_encoders import ImageEncoder
+from shapegan_jax.networks.image_encoders import HalvingBlock, ImageEncoder, OffsetEncoder, VectorEncoder
 
 
 @pytest.mark.parametrize(("resolution", "light", "blocks"), [(8, 0, 0), (32, 4, 2)])
@@ -38,3 +38,42 @@ def test_every_part_of_the_picture_and_its_place_matter(key, rng):
 def test_a_resolution_that_cannot_be_halved_to_four_is_refused(key, resolution):
   with pytest.raises(UserError, match="power of two from 8 on"):
     ImageEncoder(6, 0, resolution).init_params(key)
+
+
+@pytest.mark.parametrize(
+  ("network", "published"),
+  [
+    (VectorEncoder(6, 64, 64), 6.95e6),
+    (VectorEncoder(4, 128, 32), 6.98e6),
+    (OffsetEncoder(512, 64), 3.57e6),
+    (OffsetEncoder(512, 128), 13.79e6),
+  ],
+)
+def test_the_published_sizes_have_the_published_number_of_parameters(network, published):
+  variables = jax.eval_shape(network.init_params, jax.random.key(0))
+  assert abs(sum(x.size for x in jax.tree.leaves(variables)) - published) < 0.006e6
+
+
+def test_vectors_are_bounded_offsets_are_not_and_all_of_the_picture_matters(key, rng):
+  image = jnp.asarray(rng.uniform(-1, 1, (1, 16, 16, 3)), jnp.float32)
+  changed = jnp.concatenate([image.at[0, i, j].multiply(-1) for i, j in ((0, 0), (15, 0), (0, 15), (15, 15))])
+  for network in (VectorEncoder(6, 16, 4), OffsetEncoder(6, 16, 4)):
+    variables = network.init_params(key)
+    loud = jax.tree.map(lambda x: 3 * x, variables)
+    answer, others, large = jax.jit(
+      lambda v, w, network=network: (network.apply(v, image), network.apply(v, changed), network.apply(w, 9 * image))
+    )(variables, loud)
+    assert answer.shape == (1, 6)
+    assert np.all(np.any(answer != others, -1))
+    assert (np.abs(large).max() > 1) == isinstance(network, OffsetEncoder)
+
+
+def test_the_way_around_a_halving_block_sees_its_input_after_the_relu(key, rng):
+  block = HalvingBlock(2, 3)
+  x = jnp.asarray(rng.normal(size=(1, 4, 4, 2)), jnp.float32)
+  variables = block.init(key, x)
+  silent = {**variables["params"], "conv_1": jax.tree.map(jnp.zeros_like, variables["params"]["conv_1"])}
+  means = np.maximum(np.asarray(x), 0).reshape(1, 2, 2, 2, 2, 2).mean((2, 4))
+  skip = variables["params"]["skip"]
+  expected = means @ np.asarray(skip["kernel"])[0, 0] + np.asarray(skip["bias"])
+  np.testing.assert_allclose(block.apply({"params": silent}, x), expected, atol=1e-6)
