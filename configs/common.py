@@ -78,9 +78,13 @@ def shrink(config: ConfigDict) -> ConfigDict:
   small = config.copy_and_resolve_references()
   with small.unlocked():
     small.num_steps = 2
-    small.field.width, small.field.depth = 16, 2
-    small.critic.width_multiplier = 0.02
-    if "mapping" in small:
+    if "field" in small:
+      small.field.width, small.field.depth = 16, 2
+      small.critic.width_multiplier = 0.02
+    if "synthesis" in small:  # channels at 4 and 8 pixels
+      small.mapping.update(size=8, layers=2)
+      small.synthesis.channels = small.critic.channels = (8, 8)
+    elif "mapping" in small:
       small.mapping.update(latent_dim=8, hidden_dim=16, n_hidden=1)
       small.critic.max_resolution = 16
       if small.critic.latent_dim:
@@ -92,8 +96,9 @@ def shrink(config: ConfigDict) -> ConfigDict:
     least = min(stages.resolution)
     stages.resolution = tuple(8 if r == least else 16 for r in stages.resolution)
     stages.batch_size = tuple(4 for _ in stages.batch_size)
-    stages.topk_group = tuple(2 if group else 0 for group in stages.topk_group)
-    stages.samples = tuple(4 for _ in stages.samples)
+    if "samples" in stages:
+      stages.topk_group = tuple(2 if group else 0 for group in stages.topk_group)
+      stages.samples = tuple(4 for _ in stages.samples)
     if "tracking" in small:
       small.tracking.update(net_width=32, net_resolution=16, samples=3, perceptual=False)
     small.preview.update(count=2, resolution=8)

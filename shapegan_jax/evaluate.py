@@ -22,7 +22,7 @@ from shapegan_jax.geometry.cameras import orbit_cameras
 from shapegan_jax.geometry.depthmaps import normals_from_depth
 from shapegan_jax.geometry.pixels import pixel_grid
 from shapegan_jax.image_metrics import choose_features, image_report
-from shapegan_jax.methods.base import Method, build
+from shapegan_jax.methods.base import Method, build, has_shape
 from shapegan_jax.methods.depth_protocol import DepthProtocol
 from shapegan_jax.metrics import shape
 from shapegan_jax.metrics.features import FeatureNetwork
@@ -31,6 +31,7 @@ from shapegan_jax.metrics.report import markdown
 from shapegan_jax.metrics.writer import duration, write_png, write_text
 from shapegan_jax.model import Model, from_workdir
 from shapegan_jax.rng import root_key, stream
+from shapegan_jax.schedules import stage_at
 from shapegan_jax.shape_metrics import depth_report, view_consistency, weighted_variance
 from shapegan_jax.types import Array, Cameras, Key, Lights, Rendering
 
@@ -57,8 +58,10 @@ def evaluate(
   report = shape_report(
     model, samples=samples, data_deviation=data_depth_deviation(source), resolution=settings.get("resolution")
   )
-  protocol: dict[str, Any] = {"shape_samples": samples, "shape_resolution": settings.get("resolution")}
-  if views := settings.get("views"):
+  shapes, protocol = has_shape(model.method), {}
+  if shapes:
+    protocol |= {"shape_samples": samples, "shape_resolution": settings.get("resolution")}
+  if shapes and (views := settings.get("views")):
     report |= view_consistency(model, samples=views) | weighted_variance(model, samples=views)
     protocol["views"] = views
   if features:
@@ -67,7 +70,7 @@ def evaluate(
     report |= images["values"]
     protocol["images"] = images["protocol"]
   depths = {}
-  if settings.get("depth_pairs"):
+  if shapes and settings.get("depth_pairs"):
     depths, protocol["depth"] = _depths(model, workdir, saved, settings)
     report |= {f"depth/{name}": value for name, value in depths["model"].items()}
   found = list(alarms(report).values())
@@ -98,7 +101,8 @@ def image_reporter(settings: Mapping[str, Any], source: Any) -> Callable[[Model]
   features, cache = _features(settings), {}
 
   def report(model: Model) -> dict[str, float]:
-    size = min(settings.get("resolution") or model.resolution, _prepared(source))
+    # As large as is being trained: at another size thin things alias, and the distance tells of that alone.
+    size = min(stage_at(model.method.stages, max(model.step - 1, 0)).resolution, _prepared(source))
     counts = {"count_fake": count, "count_real": 4 * count}
     return image_report(model, source, features=features, cache=cache, resolution=size, **counts)["values"]
 
@@ -135,8 +139,11 @@ def shape_report(
   """Shape metrics over `samples` samples of the latent, pose and light priors; always the same ones.
 
   Returns: `shape/convex_share` [0, 1]; `shape/depth_deviation` (median over samples, world units), also as a ratio to
-  the data's where that is known; `shape/normal_disagreement_deg` (median over samples) where there are normals.
+  the data's where that is known; `shape/normal_disagreement_deg` (median over samples) where there are normals. Nothing
+  for methods without shape.
   """
+  if not has_shape(model.method):
+    return {}
   key = stream(root_key(0), "shape_report")
   inputs = _draw(model, samples, key)
   rows: list[dict[str, np.ndarray]] = []
@@ -211,11 +218,16 @@ def alarms(report: Mapping[str, float]) -> dict[str, str]:
 
 
 def preview(model: Model, *, count: int, resolution: int | None = None) -> UInt8[np.ndarray, "height width 3"]:
-  """The preview picture: always the same `count` latents, lights and poses of the priors, then each at three yaws."""
+  """The preview picture: always the same `count` latents, lights and poses of the priors, then each at three yaws (of
+  methods without shape: at three truncations)."""
   key = stream(root_key(0), "preview")
   latents, cameras, lights = _draw(model, count, key)
   front = model.render(latents, cameras, lights, resolution=resolution)
   turned = {}
+  if not has_shape(model.method):
+    for truncation in (0.7, 0.5, 0.0):
+      turned[f"psi {truncation}"] = model.render(latents, cameras, resolution=resolution, truncation=truncation)
+    return preview_grid(front, cameras, turned)
   for label, yaw in zip(yaw_labels(), YAWS_DEG, strict=True):
     side = jnp.full_like(cameras.yaw, math.radians(yaw))
     view = orbit_cameras(side, jnp.zeros_like(side), fov=cameras.fov, radius=cameras.radius)

@@ -202,6 +202,38 @@ def from_workdir(workdir: str | Path, method: Method, config: Mapping[str, Any])
   return Model(method, method.params_of(state, ema=True), config, step=step)
 
 
+def with_dependencies(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+  """(the config, complete; the trained models that its method stands on, by name, for `Method.init`).
+
+  GAN2Shape's: `config.gan.model`, a StyleGAN2 whose networks' sizes are filled in, and `config.networks.model`, another
+  GAN2Shape.
+
+  Raises:
+    UserError: one of them is not there, or is of another kind.
+  """
+  config, found = dict(config), {}
+  if name := (config.get("gan") or {}).get("model"):
+    from shapegan_jax.methods.frozen_gan import FrozenGan
+
+    generator = _named("config.gan.model", name)
+    found["gan"] = FrozenGan.of(generator)
+    network = {part: generator.config[part] for part in ("mapping", "synthesis", "critic")}
+    config["gan"] = {**config["gan"], "network": network}
+  if name := (config.get("networks") or {}).get("model"):
+    trained = _named("config.networks.model", name)
+    if "networks" not in trained.params:
+      raise UserError(f"config.networks.model: {name} is no GAN2Shape; name one, or set it to ''")
+    found["networks"] = trained.params["networks"]
+  return config, found
+
+
+def _named(setting: str, name: str) -> Model:
+  try:
+    return load(name)
+  except UserError as error:
+    raise UserError(f"{setting}: {error}") from error
+
+
 def _key(key: Key | None, name: str) -> Key:
   return stream(root_key(0) if key is None else key, name)
 

@@ -25,7 +25,7 @@ from shapegan_jax.errors import UserError
 from shapegan_jax.evaluate import alarms, data_depth_deviation, image_reporter, preview, shape_report
 from shapegan_jax.methods.base import Method, build, resolve
 from shapegan_jax.metrics.writer import Averages, MetricsWriter, Progress, byte_count, duration, write_png
-from shapegan_jax.model import Model
+from shapegan_jax.model import Model, with_dependencies
 from shapegan_jax.rng import root_key
 from shapegan_jax.schedules import Stage, Stages, stage_at
 from shapegan_jax.state import all_finite, nonfinite_names, parameter_count, parameter_table
@@ -69,14 +69,14 @@ def train(
   parallel.enable_compilation_cache()
   workdir, active = Path(workdir), parallel.is_writer()
   source = pipeline.open_source(config["data"]) if source is None else source
-  config = resolve(dict(config), source)
+  config, dependencies = with_dependencies(resolve(dict(config), source))
   method = method or build(config)
   mesh = parallel.make_mesh([stage.batch_size for _, stage in method.stages])
   claim_workdir(workdir, config, write=active)
   keep, asynchronous = config["checkpoint"]["keep"], config["checkpoint"]["asynchronous"]
   with Checkpoints(workdir, keep=keep, asynchronous=asynchronous) as checkpoints:
     key = jax.jit(lambda: root_key(config["seed"]), out_shardings=parallel.replicated(mesh))()
-    state, first_step = _restore_or_init(method, key, mesh, checkpoints)
+    state, first_step = _restore_or_init(method, key, mesh, checkpoints, parallel.put_replicated(mesh, dependencies))
     progress = Progress(total=config["num_steps"], first_step=first_step, active=active)
     writer = MetricsWriter(workdir, first_step=first_step, active=active)
     measures = Model(method, None, config), data_depth_deviation(source), image_reporter(config["evaluation"], source)
@@ -142,19 +142,20 @@ def _loop(run: Run, state: PyTree, first_step: int, batches: Iterator[PyTree]) -
   return state
 
 
-def _restore_or_init(method: Method, key: Key, mesh: Mesh, checkpoints: Checkpoints) -> tuple[PyTree, int]:
+def _restore_or_init(method: Method, key: Key, mesh: Mesh, checkpoints: Checkpoints, given: Any) -> tuple[PyTree, int]:
   """The newest checkpoint's state and its step, or a fresh state and 0."""
   sharding, step = parallel.replicated(mesh), checkpoints.latest_step()
   if step is None:
-    return jax.jit(method.init, out_shardings=sharding)(key), 0
+    return jax.jit(method.init, out_shardings=sharding)(key, dependencies=given), 0
   abstract = jax.eval_shape(method.init, key)
   abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
   return checkpoints.restore(abstract, step), step
 
 
 def _batches(run: Run, source: Any, first_step: int) -> Iterator[PyTree]:
-  """Batches on the devices, beginning with that of `first_step`."""
-  data = run.config["data"]
+  """Batches on the devices, beginning with that of `first_step`; empty ones for a method that looks at none."""
+  if not getattr(run.method, "uses_data", True):
+    return iter(dict, None)
   rows = pipeline.batches(
     source,
     run.method.stages,
@@ -163,7 +164,7 @@ def _batches(run: Run, source: Any, first_step: int) -> Iterator[PyTree]:
     seed=run.config["seed"],
     process_index=jax.process_index(),
     process_count=jax.process_count(),
-    **{name: data[name] for name in ("flip", "resize") if name in data},
+    **{name: value for name, value in run.config["data"].items() if name in ("flip", "resize")},
   )
   return (parallel.put_batch(run.mesh, row) for row in rows)
 
@@ -265,8 +266,7 @@ def _save(run: Run, state: PyTree, done: int) -> None:
 
 
 def _model(run: Run, state: PyTree, done: int) -> Model:
-  params = parallel.local_copy(run.method.params_of(state, ema=True))
-  return dataclasses.replace(run.model, params=params, step=done)
+  return dataclasses.replace(run.model, params=parallel.local_copy(run.method.params_of(state, ema=True)), step=done)
 
 
 def _preview(run: Run, state: PyTree, done: int) -> None:

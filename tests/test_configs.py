@@ -82,7 +82,9 @@ def test_a_config_opens_with_its_command_and_offers_heads_and_smoke(name):
 def test_a_preset_builds_refuses_typos_and_survives_its_json(name, preset):
   written = json.loads(json.dumps(config_of(name, preset).to_dict()))
   assert build(written).stages == method_of(name, preset).stages
-  for section in ("stages", "objectives", "optimizers", "cameras", "field", "critic"):
+  sections = {"stages", "objectives", "optimizers", "cameras", "field", "critic", "synthesis"} & set(written)
+  assert len(sections) >= 5
+  for section in sorted(sections):
     with pytest.raises(UserError, match="no_such_setting"):
       build({**written, section: {**written[section], "no_such_setting": 1}})
 
@@ -100,10 +102,11 @@ def test_a_preset_names_its_missing_pictures(name, preset, tmp_path, monkeypatch
 def shallow(config: ConfigDict) -> ConfigDict:
   """The config with two layers where it has many alike, which is most of what tracing costs; all sizes stay."""
   config = config.copy_and_resolve_references()
-  config.field.depth = 2
-  if "skip" in config.field:  # the layer that reads the inputs again stays
-    config.field.skip = 0
-  if "mapping" in config:
+  if "field" in config:
+    config.field.depth = 2
+    if "skip" in config.field:  # the layer that reads the inputs again stays
+      config.field.skip = 0
+  if "n_hidden" in config.get("mapping", {}):
     config.mapping.n_hidden = 1
   return config
 

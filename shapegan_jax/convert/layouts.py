@@ -106,4 +106,4 @@ def _converted(slot: Slot, tensor: Tensor | np.ndarray) -> np.ndarray:
     values = values.transpose(2, 3, 1, 0)
   elif slot.kind == "transposed":
     values = values.transpose(2, 3, 0, 1)[::-1, ::-1]
-  return np.ascontiguousarray(values)
+  return np.asarray(values, order="C")

@@ -51,6 +51,15 @@ def read_torch(path: str | Path) -> Any:
       raise Unreadable("not a file that torch.save wrote (neither a zip archive nor a pickle); check the download")
 
 
+def read_stream(raw: bytes) -> Any:
+  """What the bytes of a file before torch 1.6 hold; pickles of tensors have such bytes inside.
+
+  Raises:
+    Unreadable, or any other exception if they are damaged.
+  """
+  return _read_stream(io.BytesIO(raw), len(raw))
+
+
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
   """Turns whatever reading the file at `path` can raise into a UserError of one line that names it."""
@@ -136,7 +145,7 @@ def _whole_pickle(raw: bytes, storages: Storages) -> Any:
   return tree
 
 
-def _read_stream(file: IO[bytes], size: int) -> Any:
+def _read_stream(file: IO[bytes] | io.BytesIO, size: int) -> Any:
   stream = io.BytesIO(file.read(MOST_BYTES))
   if read_pickle(stream, find_named) != _MAGIC:
     raise Unreadable("a pickle, but not one that torch.save wrote")

@@ -28,6 +28,7 @@ _INERT = {
   ("builtins", "set"),
   ("torch", "device"),
   ("_codecs", "encode"),
+  ("argparse", "Namespace"),
   *(("torch", name) for name in ("float16", "float32", "float64", "bfloat16", "int32", "int64", "bool", "uint8")),
   *((f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")),
   ("numpy", "dtype"),

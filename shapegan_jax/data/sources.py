@@ -1,9 +1,9 @@
 """The `data` section of a config, opened: one function per kind of set, each imported only when it is asked for.
 
-Keys: name (heads, folder, synface, cats, carla, named); split (train, validation, test; folder, cats, carla have one);
-image_size, the side at which pictures are prepared; path, the directory (named: TFDS's own); tfds_name; cache_dir;
-num_examples, a cap (heads: how many training heads to render); crop, pixels of the file; background, under alpha; and
-`flip` and `resize`, which belong to `pipeline.batches`. None means the default.
+Keys: name (heads, folder, synface, cats, carla, named, none); split (train, validation, test; folder, cats, carla have
+one); image_size, the side at which pictures are prepared; path, the directory (named: TFDS's own); tfds_name;
+cache_dir; num_examples, a cap (heads: how many training heads to render); crop, pixels of the file; background, under
+alpha; and `flip` and `resize`, which belong to `pipeline.batches`. None means the default.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def open_source(data_config: Mapping[str, Any]) -> Source:
     "cats": _open_cats,
     "carla": _open_carla,
     "named": _open_named,
+    "none": lambda config: (),  # for methods whose pictures come from a generator
   }
   name = config.get("name")
   if name not in openers:

@@ -17,7 +17,10 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Method(Protocol):
-  """A way to learn shapes. Everything is pure; the method owns its state, of which others read only `state.step`."""
+  """A way to learn shapes. Everything is pure; the method owns its state, of which others read only `state.step`.
+
+  A method whose pictures have no depth says so by `has_shape = False`; what needs depth is then left out.
+  """
 
   stages: Stages
 
@@ -33,7 +36,7 @@ class Method(Protocol):
     """One training step. `batch["image"]` is [b, h, w, 3] in [-1, 1]; `key` is the run's, folded with `state.step`."""
 
   def params_of(self, state: PyTree, *, ema: bool = True) -> PyTree:
-    """The generator's parameters: the average that is evaluated, or the raw ones."""
+    """The generator's parameters: the average that is evaluated, with all that is exported, or the raw ones."""
 
   def sample_latents(self, key: Key, n: int) -> Array:
     """[n, latent] from the prior."""
@@ -98,7 +101,21 @@ def build(config: Mapping[str, Any]) -> Method:
     from shapegan_jax.methods.shadegan import ShadeGan
 
     return ShadeGan.from_config(config)
-  raise UserError(f"config.method: no method is called {name!r}; the methods are graf, pigan, gof, shadegan")
+  if name == "stylegan2":
+    from shapegan_jax.methods.stylegan2 import StyleGan2
+
+    return StyleGan2.from_config(config)
+  if name == "gan2shape":
+    from shapegan_jax.methods.gan2shape import Gan2Shape
+
+    return Gan2Shape.from_config(config)
+  names = "graf, pigan, gof, shadegan, stylegan2, gan2shape"
+  raise UserError(f"config.method: no method is called {name!r}; the methods are {names}")
+
+
+def has_shape(method: Method) -> bool:
+  """Whether the method's pictures have depth."""
+  return getattr(method, "has_shape", True)
 
 
 def resolve(config: dict[str, Any], source: Any) -> dict[str, Any]:

@@ -26,22 +26,14 @@ class GanStage(Stage):
 
 
 @dataclasses.dataclass(frozen=True)
-class StageTable:
-  """Columns of equal length: stage i begins at step `start[i]`. Rates are per stage.
-
-  Each new resolution fades in over `fade_steps` steps, the first one too (as published) if `fade_first`.
-  """
+class RateTable:
+  """Columns of equal length: stage i begins at step `start[i]`. Rates are per stage."""
 
   start: tuple[int, ...] = (0,)
   resolution: tuple[int, ...] = (32,)
   batch_size: tuple[int, ...] = (8,)
-  samples: tuple[int, ...] = (12,)
   generator_rate: tuple[float, ...] = (2e-5,)
   discriminator_rate: tuple[float, ...] = (2e-4,)
-  topk_group: tuple[int, ...] = (0,)
-  gradient_scale: tuple[float, ...] = (1.0,)
-  fade_steps: int = 10_000
-  fade_first: bool = True
 
   def __post_init__(self):
     lengths = {
@@ -49,6 +41,22 @@ class StageTable:
     }
     if len(set(lengths.values())) != 1 or self.start[0] != 0 or list(self.start) != sorted(set(self.start)):
       raise UserError(f"config.stages: columns must be equally long, start at 0 and ascend; found lengths {lengths}")
+
+  def expand(self) -> Stages[Stage]:
+    """((start, stage), ...): a stage for each row."""
+    rows = zip(self.start, self.resolution, self.batch_size, strict=True)
+    return tuple((start, Stage(resolution, batch_size)) for start, resolution, batch_size in rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class StageTable(RateTable):
+  """Each new resolution fades in over `fade_steps` steps, the first one too (as published) if `fade_first`."""
+
+  samples: tuple[int, ...] = (12,)
+  topk_group: tuple[int, ...] = (0,)
+  gradient_scale: tuple[float, ...] = (1.0,)
+  fade_steps: int = 10_000
+  fade_first: bool = True
 
   def expand(self) -> Stages[GanStage]:
     """((start, stage), ...): a stage that fades is two, with and without the discriminator's fade-in path."""

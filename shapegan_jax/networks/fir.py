@@ -7,6 +7,7 @@ CPU sums of slices beat a convolution of one channel at a time. Sizes follow Kar
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,12 @@ def interleave(even: Array, odd: Array, axis: int) -> Array:
   return jnp.stack([even, odd], axis + 1).reshape(shape)
 
 
-def blur(x: Float[Array, "b h w c"], padding: tuple[int, int], *, gain: float = 1.0) -> Float[Array, "b h2 w2 c"]:
-  """The filter of sum `gain`^2 at every pixel; the sides become `sum(padding) - 3` longer."""
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def blur(x: Float[Array, "b h w c"], padding: tuple[int, int], gain: float = 1.0) -> Float[Array, "b h2 w2 c"]:
+  """The filter of sum `gain`^2 at every pixel; the sides become `sum(padding) - 3` longer.
+
+  Its transpose is itself with the rest of the padding, which on a CPU is seven times as fast as what XLA derives.
+  """
 
   def along(x: Array, axis: int) -> Array:
     x = _padded(x, axis, padding)
@@ -30,6 +35,12 @@ def blur(x: Float[Array, "b h w c"], padding: tuple[int, int], *, gain: float = 
     return (gain / 8) * (tap[0] + tap[3] + 3 * (tap[1] + tap[2]))
 
   return _both(along, x)
+
+
+blur.defvjp(
+  lambda x, padding, gain: (blur(x, padding, gain), None),
+  lambda padding, gain, _, g: (blur(g, (3 - padding[0], 3 - padding[1]), gain),),
+)
 
 
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:

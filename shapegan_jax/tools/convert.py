@@ -1,4 +1,4 @@
-"""`shapegan convert`: published PyTorch checkpoints as files of this package. PyTorch is not needed."""
+"""`shapegan convert`: published checkpoints as files of this package. Neither PyTorch nor TensorFlow is needed."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from shapegan_jax.errors import UserError
 
 def convert(
   *,
-  method: Literal["pigan", "gof", "shadegan", "graf"],
+  method: Literal["pigan", "gof", "shadegan", "graf", "stylegan2"],
   input: Path,
   output: Path,
   ema: Path | None = None,
   dataset: Literal["celeba", "bfm", "cats", "carla", "celebahq", "cub"] | None = None,
 ) -> None:
-  """Turn a published PyTorch checkpoint into a file that shapegan_jax.load reads.
+  """Turn a published checkpoint into a file that shapegan_jax.load reads.
 
   shapegan convert --method=pigan --input=generator.pth --ema=ema.pth --output=celeba.safetensors
 
-  State dicts, whole pickled modules and averages are read, in both of PyTorch's formats and without PyTorch. Nothing
-  in a file is ever executed: what is not data is refused. The model renders as its authors' code does; nothing in a
-  file tells pi-GAN from GOF, so --method must be right.
+  State dicts, whole pickled modules and averages are read, in both of PyTorch's formats and without PyTorch; of
+  StyleGAN2 also NVIDIA's pickles, those of TensorFlow too, with the discriminator. Nothing in a file is ever executed:
+  what is not data is refused. The model renders as its authors' code does; nothing in a file tells pi-GAN from GOF, so
+  --method must be right.
 
   Args:
     method: The method the checkpoint is of.
-    input: The checkpoint: generator.pth (or ema.pth alone), GRAF's .pt.
+    input: The checkpoint: generator.pth (or ema.pth alone), GRAF's .pt, StyleGAN2's .pt or .pkl.
     output: The file to write; it ends in .safetensors and is replaced if it exists.
     ema: The averaged weights beside a generator (ema.pth): they replace the generator's and are what the authors
       evaluate.
@@ -57,8 +58,13 @@ def _read(
   method: str, input: Path, ema: Path | None, dataset: str | None
 ) -> tuple[dict[str, Any], dict[str, Any], int, tuple[str, ...]]:
   """(parameters, config, step, notes)."""
-  from shapegan_jax.convert import graf, pigan_family, published
+  from shapegan_jax.convert import graf, pigan_family, published, stylegan2
 
+  if method == "stylegan2":
+    if ema is not None or dataset is not None:
+      raise UserError("--ema, --dataset: a StyleGAN2 file holds its average itself and needs no set; leave them out")
+    found = stylegan2.read_gan(input)
+    return found.params, found.config, 0, found.notes
   if method == "graf":
     if ema is not None:
       raise UserError("--ema: a GRAF checkpoint holds its average itself; leave it out")
@@ -75,5 +81,8 @@ def _read(
 
 
 def _sizes(config: dict[str, Any]) -> str:
+  if config["method"] == "stylegan2":
+    (size,), mapping = config["stages"]["resolution"], config["mapping"]
+    return f"{size}x{size} pixels, {mapping['layers']} mapping layers of width {mapping['size']}"
   field = config["field"]
   return f"{field['depth']} layers of width {field['width']}"

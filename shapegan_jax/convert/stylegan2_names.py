@@ -1,0 +1,217 @@
+"""How three code bases name and lay out the tensors of StyleGAN2.
+
+Names are templates: `{i}` counts sizes from 0 (4 pixels), `{r}` is the size in pixels and `{R}` the largest, `{up}` and
+`{conv}` count convolutions after the first size, `{j}` sizes after the first, `{q}` blocks of the discriminator from 1,
+`{k}` layers from 0 and `{k1}` from 1, `{n}` noise maps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+Turn = Callable[[np.ndarray], np.ndarray]
+_PIXELS = 16  # of the smallest size
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """A tensor: its name in the file, its path (`a/b/c`) and shape in our tree, and how the file's becomes ours."""
+
+  name: str
+  path: str
+  shape: tuple[int, ...]
+  turn: Turn
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """What tensors say of a network: channels at 4, 8, ... pixels; a generator's latents and mapping layers."""
+
+  channels: tuple[int, ...]
+  latent: int = 0
+  layers: int = 0
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+  return array.reshape(-1)
+
+
+def _torch_conv(array: np.ndarray) -> np.ndarray:
+  return array.reshape(array.shape[-4:]).transpose(2, 3, 1, 0)
+
+
+def _torch_up(array: np.ndarray) -> np.ndarray:
+  return _torch_conv(array)[::-1, ::-1]
+
+
+def _torch_hidden(array: np.ndarray) -> np.ndarray:
+  """Features flattened as channel, row, column become row, column, channel."""
+  out = array.shape[0]
+  return array.reshape(out, -1, 4, 4).transpose(2, 3, 1, 0).reshape(-1, out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+  """One code base. `style` and `rgb` parts: kernel, style's kernel and bias, (noise strength,) bias."""
+
+  linear: tuple[str, str]
+  const: str
+  first: str
+  up: str
+  conv: str
+  first_rgb: str
+  rgb: str
+  style_parts: tuple[str, str, str, str, str]
+  rgb_parts: tuple[str, str, str, str]
+  noise: tuple[str, str]  # of doubling convolutions, of the others
+  entrance: tuple[str, str]
+  block: tuple[str, str, str, str, str]  # two convolutions, skip path
+  tail: tuple[str, str]
+  hidden: tuple[str, str]
+  logit: tuple[str, str]
+  constants: tuple[str, ...] = ()  # endings of names that carry nothing
+  mean: str = ""  # of styles, where it is beside the other tensors
+  rgb_axis: int = -3  # of a picture layer's kernel: its inputs
+  turn_linear: Turn = np.transpose
+  turn_conv: Turn = _torch_conv
+  turn_up: Turn = _torch_up
+  turn_hidden: Turn = _torch_hidden
+  turn_style_bias: Turn = _flat
+
+  def generator(self, sizes: Sizes) -> Iterator[Entry]:
+    """Everything in a generator but the mean style."""
+    d, channels = sizes.latent, sizes.channels
+    for k in range(sizes.layers):
+      weight, bias = (name.format(k=k, k1=k + 1) for name in self.linear)
+      yield Entry(weight, f"mapping/linear_{k}/kernel", (d, d), self.turn_linear)
+      yield Entry(bias, f"mapping/linear_{k}/bias", (d,), _flat)
+    yield Entry(
+      self.const, "synthesis/const", (4, 4, channels[0]), lambda x: x.reshape(x.shape[-3:]).transpose(1, 2, 0)
+    )
+    for i, c in enumerate(channels):
+      at = {"r": 4 * 2**i, "j": i - 1, "up": 2 * i - 2, "conv": 2 * i - 1}
+      if i:
+        yield from self._styled(self.up.format(**at), f"synthesis/ups_{i - 1}", channels[i - 1], c, d, self.turn_up)
+        yield self._noise(0, 2 * i - 1, at)
+      yield from self._styled(
+        (self.conv if i else self.first).format(**at), f"synthesis/convs_{i}", c, c, d, self.turn_conv
+      )
+      yield self._noise(1, 2 * i, at)
+      rgb, path = (self.rgb if i else self.first_rgb).format(**at), f"synthesis/rgbs_{i}"
+      kernel, weight, bias, last = (rgb + part for part in self.rgb_parts)
+      yield Entry(kernel, f"{path}/conv/kernel", (1, 1, c, 3), self.turn_conv)
+      yield Entry(weight, f"{path}/conv/style/kernel", (d, c), self.turn_linear)
+      yield Entry(bias, f"{path}/conv/style/bias", (c,), self.turn_style_bias)
+      yield Entry(last, f"{path}/bias", (3,), _flat)
+
+  def discriminator(self, sizes: Sizes) -> Iterator[Entry]:
+    """Everything in a discriminator."""
+    channels, levels = sizes.channels, len(sizes.channels)
+    first, last = channels[0], channels[-1]
+    yield from self._conv(self.entrance, "entrance", (1, 1, 3, last), {"R": 4 * 2 ** (levels - 1)})
+    for b in range(levels - 1):
+      i = levels - 1 - b
+      at, path, c = {"r": 4 * 2**i, "q": b + 1}, f"blocks_{b}", channels[i]
+      yield from self._conv(self.block[:2], f"{path}/conv_0", (3, 3, c, c), at)
+      yield from self._conv(self.block[2:4], f"{path}/conv_1", (3, 3, c, channels[i - 1]), at)
+      yield Entry(self.block[4].format(**at), f"{path}/skip/kernel", (1, 1, c, channels[i - 1]), self.turn_conv)
+    yield from self._conv(self.tail, "conv", (3, 3, first + 1, first), {})
+    yield Entry(self.hidden[0], "hidden/kernel", (_PIXELS * first, first), self.turn_hidden)
+    yield Entry(self.hidden[1], "hidden/bias", (first,), _flat)
+    yield Entry(self.logit[0], "logit/kernel", (first, 1), self.turn_linear)
+    yield Entry(self.logit[1], "logit/bias", (1,), _flat)
+
+  def _styled(self, name: str, path: str, inputs: int, outputs: int, d: int, turn: Turn) -> Iterator[Entry]:
+    kernel, weight, bias, strength, last = (name + part for part in self.style_parts)
+    yield Entry(kernel, f"{path}/conv/kernel", (3, 3, inputs, outputs), turn)
+    yield Entry(weight, f"{path}/conv/style/kernel", (d, inputs), self.turn_linear)
+    yield Entry(bias, f"{path}/conv/style/bias", (inputs,), self.turn_style_bias)
+    yield Entry(strength, f"{path}/noise_strength", (), lambda x: x.reshape(()))
+    yield Entry(last, f"{path}/bias", (outputs,), _flat)
+
+  def _noise(self, which: int, n: int, at: dict[str, int]) -> Entry:
+    side = at["r"]
+    return Entry(
+      self.noise[which].format(n=n, **at), f"noise/noise_{n}", (side, side), lambda x: x.reshape(x.shape[-2:])
+    )
+
+  def _conv(self, names: tuple[str, ...], path: str, shape: tuple[int, ...], at: dict[str, int]) -> Iterator[Entry]:
+    yield Entry(names[0].format(**at), f"{path}/kernel", shape, self.turn_conv)
+    yield Entry(names[1].format(**at), f"{path}/bias", shape[-1:], _flat)
+
+
+ROSINALITY = Names(
+  linear=("style.{k1}.weight", "style.{k1}.bias"),
+  const="input.input",
+  first="conv1",
+  up="convs.{up}",
+  conv="convs.{conv}",
+  first_rgb="to_rgb1",
+  rgb="to_rgbs.{j}",
+  style_parts=(
+    *(".conv.weight", ".conv.modulation.weight", ".conv.modulation.bias"),
+    *(".noise.weight", ".activate.bias"),
+  ),
+  rgb_parts=(".conv.weight", ".conv.modulation.weight", ".conv.modulation.bias", ".bias"),
+  noise=("noises.noise_{n}", "noises.noise_{n}"),
+  entrance=("convs.0.0.weight", "convs.0.1.bias"),
+  block=(
+    *("convs.{q}.conv1.0.weight", "convs.{q}.conv1.1.bias", "convs.{q}.conv2.1.weight", "convs.{q}.conv2.2.bias"),
+    "convs.{q}.skip.1.weight",
+  ),
+  tail=("final_conv.0.weight", "final_conv.1.bias"),
+  hidden=("final_linear.0.weight", "final_linear.0.bias"),
+  logit=("final_linear.1.weight", "final_linear.1.bias"),
+  constants=(".kernel",),
+)
+
+ADA = Names(
+  linear=("mapping.fc{k}.weight", "mapping.fc{k}.bias"),
+  const="synthesis.b4.const",
+  first="synthesis.b4.conv1",
+  up="synthesis.b{r}.conv0",
+  conv="synthesis.b{r}.conv1",
+  first_rgb="synthesis.b4.torgb",
+  rgb="synthesis.b{r}.torgb",
+  style_parts=(".weight", ".affine.weight", ".affine.bias", ".noise_strength", ".bias"),
+  rgb_parts=(".weight", ".affine.weight", ".affine.bias", ".bias"),
+  noise=("synthesis.b{r}.conv0.noise_const", "synthesis.b{r}.conv1.noise_const"),
+  entrance=("b{R}.fromrgb.weight", "b{R}.fromrgb.bias"),
+  block=("b{r}.conv0.weight", "b{r}.conv0.bias", "b{r}.conv1.weight", "b{r}.conv1.bias", "b{r}.skip.weight"),
+  tail=("b4.conv.weight", "b4.conv.bias"),
+  hidden=("b4.fc.weight", "b4.fc.bias"),
+  logit=("b4.out.weight", "b4.out.bias"),
+  constants=("resample_filter",),
+  mean="mapping.w_avg",
+)
+
+TENSORFLOW = Names(
+  linear=("mapping/Dense{k}/weight", "mapping/Dense{k}/bias"),
+  const="synthesis/4x4/Const/const",
+  first="synthesis/4x4/Conv",
+  up="synthesis/{r}x{r}/Conv0_up",
+  conv="synthesis/{r}x{r}/Conv1",
+  first_rgb="synthesis/4x4/ToRGB",
+  rgb="synthesis/{r}x{r}/ToRGB",
+  style_parts=("/weight", "/mod_weight", "/mod_bias", "/noise_strength", "/bias"),
+  rgb_parts=("/weight", "/mod_weight", "/mod_bias", "/bias"),
+  noise=("synthesis/noise{n}", "synthesis/noise{n}"),
+  entrance=("{R}x{R}/FromRGB/weight", "{R}x{R}/FromRGB/bias"),
+  block=(
+    *("{r}x{r}/Conv0/weight", "{r}x{r}/Conv0/bias", "{r}x{r}/Conv1_down/weight", "{r}x{r}/Conv1_down/bias"),
+    "{r}x{r}/Skip/weight",
+  ),
+  tail=("4x4/Conv/weight", "4x4/Conv/bias"),
+  hidden=("4x4/Dense0/weight", "4x4/Dense0/bias"),
+  logit=("Output/weight", "Output/bias"),
+  mean="dlatent_avg",
+  rgb_axis=2,
+  turn_linear=lambda x: x,
+  turn_conv=lambda x: x,
+  turn_up=lambda x: x,
+  turn_hidden=lambda x: _torch_hidden(x.T),
+  turn_style_bias=lambda x: x + 1,
+)

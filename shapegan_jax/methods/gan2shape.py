@@ -1,0 +1,265 @@
+"""GAN2Shape: the shapes that a 2D generator of pictures knows without having been told (Pan et al., ICLR 2021,
+arXiv 2011.00844).
+
+A generator that has seen many pictures of a kind of object has seen it from many sides. A first guess of a picture's
+shape, an ellipsoid, is drawn in other views and lights; the nearest pictures that the generator can draw put right what
+is wrong with these drawings, and the shape is learned anew from what they show. Neither views, lights nor keypoints are
+known, and no symmetry need be assumed.
+
+Five networks read a picture (`methods.relief_model`): depth, albedo, view, light, and an offset of the generator's
+latent. With r the relief drawn in a view and light, and L1, features and LPIPS taken where the relief is seen,
+
+- step 1 ("albedo"): albedo from |r - I| + 0.5 LPIPS(r, I), with I the picture;
+- step 2 ("encoder"): offset encoder E from |G(w + d) - P| + sum_l |D_l(G(w + d)) - D_l(P)| + 0.01 mean d^2, with P a
+  drawing of the relief in a random view and light, G, D the frozen generator and discriminator, and
+  d = F(E(P) - E(G(w))), F the last layers of G's mapping network. Then ("collect") the pictures G(w + d) are kept;
+- step 3 ("joint"): depth, albedo, view and light networks from step 1's loss and the same of the pictures that were
+  kept, all with the canonical depth and albedo read off I; + 0.01 (roughness of depth and diffuse shading).
+
+Before the first round the depth network learns the ellipsoid. Departures from the authors' code, where its meaning and
+the paper's differ: with many subjects every drawing has its own subject's ambient and diffuse light (theirs has that of
+the last subject met in step 1); what a view does not see is left out of step 2's losses (theirs compares what is
+smeared there); the ellipsoid is learned for all subjects (theirs: the first). Their F1_d is `gan.tail` and counted as
+they do: one less than the mapping layers that run. `relief.nr_compat` brings back their renderer. A background colour,
+an estimated view prior and 8-bit samples are ours.
+
+Unsup3D and GAN2Shape are published under MIT licences; this is written from the papers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from shapegan_jax import parallel
+from shapegan_jax.errors import UserError
+from shapegan_jax.methods.base import section
+from shapegan_jax.methods.gan2shape_settings import (
+  GanConfig,
+  MaskConfig,
+  Objectives,
+  Relighting,
+  SubjectConfig,
+  Views,
+  untrained_gan,
+)
+from shapegan_jax.methods.relief_model import NetworkConfig, ReliefConfig, ReliefModel, cosines, lit
+from shapegan_jax.methods.relief_pictures import ReliefPictures
+from shapegan_jax.methods.staged import StagedMethod
+from shapegan_jax.methods.staged_settings import (
+  AdamConfig,
+  RoundTable,
+  Samples,
+  StagedStage,
+  StagedState,
+  Subjects,
+  Targets,
+  Work,
+)
+from shapegan_jax.methods.stylegan2 import StyleGan2
+from shapegan_jax.networks.perceptual import load_perceptual, perceptual_distance
+from shapegan_jax.objectives.reconstruction import masked_feature_distance, masked_l1, smoothness
+from shapegan_jax.rendering.warping import sample_image
+from shapegan_jax.rng import stream
+from shapegan_jax.types import Array, Key, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Gan2Shape(ReliefPictures, StagedMethod):
+  """The method; see the module's docstring."""
+
+  subjects: SubjectConfig
+  masks: MaskConfig
+  gan: GanConfig
+  untrained: StyleGan2
+  views: Views
+  relighting: Relighting
+  objectives: Objectives
+  perceptual: Callable[[Array, Array], Array] | None
+
+  @classmethod
+  def from_config(cls, config: Mapping[str, Any]) -> Gan2Shape:
+    """From a plain nested config (see `configs/gan2shape.py`)."""
+    table, subjects = section(RoundTable, config, "stages"), section(SubjectConfig, config, "subjects")
+    gan = dict(config["gan"])
+    untrained = untrained_gan(gan.pop("network", {}))
+    objectives = section(Objectives, config, "objectives")
+    perceptual = None
+    if objectives.perceptual and objectives.perceptual_net:
+      perceptual = partial(perceptual_distance, load_perceptual(objectives.perceptual_net))
+    if subjects.instance and table.images_per_step != 1:
+      raise UserError("config.stages.images_per_step: instances have weights of their own; it must be 1")
+    return cls(
+      table=table,
+      stages=table.expand(1 if subjects.instance else subjects.count),
+      optimizer=section(AdamConfig, config, "optimizers"),
+      instance=subjects.instance,
+      model=ReliefModel(
+        table.resolution,
+        untrained.generator.mapping.size,
+        section(ReliefConfig, config, "relief"),
+        section(NetworkConfig, config, "networks"),
+      ),
+      subjects=subjects,
+      masks=section(MaskConfig, config, "masks"),
+      gan=section(GanConfig, {"gan": gan}, "gan"),
+      untrained=untrained,
+      views=section(Views, config, "views"),
+      relighting=section(Relighting, config, "lights"),
+      objectives=objectives,
+      perceptual=perceptual,
+    )
+
+  def plan(self, step: int) -> tuple[StagedStage, dict[str, float]]:
+    """The engine's, and `estimate`: 1 where a later round's step 2 begins and the view prior is measured anew."""
+    stage, anneals = super().plan(step)
+    if self.views.estimate:
+      later = any(stage.mode == "joint" for start, stage in self.stages if start < step)
+      anneals["estimate"] = anneals["fresh"] * (later and stage.mode == "encoder")
+    return stage, anneals
+
+  def init_networks(self, key: Key) -> dict[str, PyTree]:
+    return self.model.init(key)
+
+  def init_targets(
+    self, key: Key, networks: dict[str, PyTree], dependencies: Mapping[str, Any]
+  ) -> tuple[Targets, PyTree, PyTree]:
+    gan = dependencies.get("gan")
+    if gan is None:
+      gan = self.untrained.frozen(self.untrained.params_of(self.untrained.init(stream(key, "gan"))))
+    subjects = dependencies.get("subjects") or self.draw_subjects(gan, stream(key, "subjects"))
+    memory = self.views.given()
+    if self.views.estimate and dependencies.get("networks"):
+      memory = self._measured_views(networks, subjects.image)
+    rendition = jax.lax.map(lambda w: self.rendition(gan, w[None])[0], subjects.latent)
+    return (
+      Targets(subjects, rendition, self.masks.prior(subjects.mask, released=self.model.relief.nr_compat)),
+      memory,
+      gan,
+    )
+
+  def draw_subjects(self, gan: Any, key: Key) -> Subjects:
+    """`subjects.count` pictures of the generator."""
+    latent = gan.sample(key, self.subjects.count, truncation=self.subjects.truncation)
+    image = jax.lax.map(lambda w: self.rendition(gan, w[None])[0], latent)
+    return Subjects(image, latent, self.masks.of(image))
+
+  def rendition(self, gan: Any, latents: Array) -> Array:
+    """The generator's pictures of latents [b, latent], in [-1, 1], as the method sees pictures."""
+    return self.gan.resized(gan.image(latents), self.model.resolution)
+
+  def remember(self, state: StagedState, anneals: dict[str, Array], *, stage: StagedStage) -> PyTree:
+    if not self.views.estimate or self.instance or stage.mode != "encoder":
+      return state.memory
+    return jax.lax.cond(
+      anneals["estimate"] > 0,
+      lambda: self._measured_views(state.params, state.targets.subjects.image),
+      lambda: state.memory,
+    )
+
+  def _measured_views(self, networks: dict[str, PyTree], images: Array) -> PyTree:
+    views = jax.lax.map(lambda image: self.model.views(networks, image[None])[0], images)
+    return self.views.measured(views)
+
+  def loss(self, params: dict[str, PyTree], work: Work, key: Key, stage: StagedStage) -> tuple[Array, dict[str, Array]]:
+    if stage.mode == "prior":
+      error = self.model.depth_inside(params, work.targets.subjects.image) - work.targets.prior
+      terms = {"squared": jnp.mean(error**2)}
+    elif stage.mode == "encoder":
+      terms = self._correction_terms(params, work, key)
+    else:
+      terms = self._explanation_terms(params, work, joint=stage.mode == "joint", flip=stage.flip)
+    return sum(terms.values()), {f"{stage.mode}/{name}": value for name, value in terms.items()}
+
+  def collect(self, params: dict[str, PyTree], work: Work, key: Key) -> tuple[Samples, dict[str, Array]]:
+    drawn, mask = self._drawings(params, work, key)
+    corrected, _ = self._corrected(params, work, drawn)
+    k, b = work.targets.rendition.shape[0], self.table.samples
+    samples = Samples.of(*(x.reshape(k, b, *x.shape[1:]) for x in (corrected, mask)))
+    return samples, {"collect/l1": masked_l1(corrected, drawn, mask)}
+
+  def _explanation_terms(self, params: dict[str, PyTree], work: Work, *, joint: bool, flip: bool) -> dict[str, Array]:
+    """Steps 1 and 3: the subjects, and in step 3 samples of them, explained by what is read off the subjects."""
+    subjects, model, weights = work.targets.subjects, self.model, self.objectives
+    image = subjects.image[:, None]
+    mask = (subjects.mask if self.masks.in_loss else jnp.ones_like(subjects.mask))[:, None]
+    if joint:
+      drawn, drawn_mask = work.samples.unpacked()
+      image, mask = (jnp.concatenate(pair, 1) for pair in ((image, drawn), (mask, drawn_mask)))
+    k, m = image.shape[:2]
+    flat = parallel.over_batch(image.reshape(k * m, *image.shape[2:]))
+    views, lights = model.in_units(model.views(params, flat)), model.lights(params, flat)
+    canonical = model.canonical(params, subjects.image)
+    sides = 2 if flip else 1
+    if flip:
+      both = [jnp.concatenate([x, jnp.flip(x, 2)]) for x in (canonical.depth, canonical.albedo)]
+      canonical = model.canonical_of(*both)
+      views, lights = jnp.tile(views, (2, 1)), jnp.tile(lights, (2, 1))
+    texture, _ = lit(jax.tree.map(lambda x: jnp.repeat(x, m, 0), canonical), lights)
+    seen = model.see(jnp.repeat(canonical.depth, m, 0), texture, views)
+    # A mirrored relief explains the pictures where the other one does too.
+    valid = jnp.prod(seen.valid.reshape(sides, k, m, *seen.valid.shape[1:]), 0)
+    mask = mask * valid
+    terms: dict[str, Array] = {}
+    for name, part in {"": slice(0, 1), "samples_": slice(1, None)}.items():
+      if part.start >= m:
+        continue
+      for side in jnp.split(seen.image.reshape(sides * k, m, *image.shape[2:]), sides):
+        for kind, value in self._distances(side[:, part], image[:, part], mask[:, part]).items():
+          terms[name + kind] = terms.get(name + kind, 0.0) + value
+    if joint and weights.smooth:
+      own = lights.reshape(sides * k, m, 4)[:, 0]
+      shading = cosines(canonical.normals, own[:, None, None])
+      terms["smooth"] = weights.smooth * (smoothness(canonical.depth) + smoothness(shading))
+    return terms
+
+  def _distances(self, image: Array, target: Array, mask: Array) -> dict[str, Array]:
+    terms = {"l1": masked_l1(image, target, mask)}
+    if self.perceptual is not None:
+      flat = [(x * mask[..., None]).reshape(-1, *x.shape[2:]) for x in (image, target)]
+      terms["perceptual"] = self.objectives.perceptual * jnp.mean(self.perceptual(*flat))
+    return terms
+
+  def _correction_terms(self, params: dict[str, PyTree], work: Work, key: Key) -> dict[str, Array]:
+    """Step 2: the generator's nearest pictures to drawings of the relief."""
+    drawn, mask = jax.lax.stop_gradient(self._drawings(params, work, key))
+    corrected, offset = self._corrected(params, work, drawn)
+    terms = {"l1": masked_l1(corrected, drawn, mask)}
+    if self.objectives.features:
+      features, targets = work.gan.features(corrected), work.gan.features(drawn)
+      terms["features"] = self.objectives.features * masked_feature_distance(features, targets, mask)
+    return terms | {"regular": self.objectives.regular * jnp.mean(offset**2)}
+
+  def _drawings(self, params: dict[str, PyTree], work: Work, key: Key) -> tuple[Array, Array]:
+    """(pictures [k * b] of the subjects' reliefs in views and lights of the priors, their masks)."""
+    model, subjects = self.model, work.targets.subjects
+    k, b = subjects.image.shape[0], self.table.samples
+    canonical, lights = model.canonical(params, subjects.image), model.lights(params, subjects.image)
+    canonical_mask = jnp.ones_like(subjects.mask)
+    if self.masks.in_loss:
+      views = model.in_units(model.views(params, subjects.image))
+      canonical_mask = model.canonical_mask(canonical.depth, subjects.mask, views)
+    views = model.in_units(self.views.sample(stream(key, "views"), work.memory, k * b))
+    canonical, lights, canonical_mask = jax.tree.map(lambda x: jnp.repeat(x, b, 0), (canonical, lights, canonical_mask))
+    lights = self.relighting.sample(stream(key, "lights"), lights)
+    canonical, lights, canonical_mask, views = parallel.over_batch((canonical, lights, canonical_mask, views))
+    seen = model.see(canonical.depth, lit(canonical, lights)[0], views)
+    mask = seen.valid * sample_image(canonical_mask[..., None], seen.grid, method="nearest")[..., 0]
+    return self.masks.on_background(seen.image, mask), mask
+
+  def _corrected(self, params: dict[str, PyTree], work: Work, drawn: Array) -> tuple[Array, Array]:
+    """(the generator's pictures of drawings [k * b] of the subjects, the offsets of their latents)."""
+    b = drawn.shape[0] // work.targets.rendition.shape[0]
+    offset = self.model.apply(params, "offset", drawn)
+    if self.gan.relative:
+      offset = offset - jnp.repeat(self.model.apply(params, "offset", work.targets.rendition), b, 0)
+    moved = work.gan.offset(offset, self.gan.tail)
+    return self.rendition(work.gan, jnp.repeat(work.targets.subjects.latent, b, 0) + moved), moved
+
+  def object_mask(self, pictures: Array) -> Array:
+    return self.masks.of(pictures) if self.masks.in_loss else jnp.ones(pictures.shape[:3])

@@ -1,0 +1,241 @@
+"""GAN2Shape's parts: frames, lights, views, what each loss compares, and what people are shown."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from analytic_gan import LATENT, AnalyticGan
+
+from configs import gan2shape as presets
+from shapegan_jax.errors import UserError
+from shapegan_jax.geometry.depthmaps import normals_from_depth
+from shapegan_jax.geometry.pixels import pixel_grid
+from shapegan_jax.geometry.relief import camera_poses, move, points_to_world, project
+from shapegan_jax.methods.gan2shape import Gan2Shape
+from shapegan_jax.methods.gan2shape_settings import GanConfig, Relighting, Views
+from shapegan_jax.methods.relief_model import ReliefConfig, lit, views_at
+from shapegan_jax.methods.staged_settings import Samples, Targets, Work
+from shapegan_jax.model import with_dependencies
+from shapegan_jax.networks import perceptual
+from shapegan_jax.rendering.shading import lambertian
+from shapegan_jax.types import Lights
+
+SIZE = 16
+NETWORK = {"mapping": {"size": LATENT}, "synthesis": {"channels": (8, 8, 8)}, "critic": {"channels": (8, 8, 8)}}
+CONFIG = {
+  "stages": {"resolution": SIZE, "samples": 2, "pool": 2, "flip_albedo": (False,), "flip_joint": (False,)},
+  "subjects": {"count": 2},
+  "gan": {"network": NETWORK},
+  "networks": {"width": 4, "bottleneck": 8, "encoder_width": 4, "offset_width": 4},
+  "relief": {"supersample": 1},
+}
+
+
+def changed(**sections):
+  return {**CONFIG, **{name: {**CONFIG.get(name, {}), **values} for name, values in sections.items()}}
+
+
+@pytest.fixture(scope="module")
+def gan():
+  return AnalyticGan.of(SIZE, ReliefConfig(supersample=1))
+
+
+def knowing(method, gan, latent):
+  """The method, whose networks' answers are the truth of the analytic generator at `latent` and its samples."""
+  model = dataclasses.replace(method.model)
+  seen = jax.tree.map(lambda x: jnp.repeat(x[None], len(latent), 0), (gan.depth, gan.albedo))
+  answers = {
+    "canonical": lambda params, images: model.canonical_of(*seen),
+    "views": lambda params, images: gan.views(params["latents"]) / model.in_units(jnp.ones((1, 6))).at[:, 5].set(1.0),
+    "lights": lambda params, images: gan.lights(params["latents"]),
+  }
+  for name, answer in answers.items():
+    object.__setattr__(model, name, answer)
+  return dataclasses.replace(method, model=model)
+
+
+def work_of(gan, latent, samples):
+  """`Work` on the pictures of latents [k] with samples [k, b] of other latents."""
+  subjects = gan.subjects(latent)
+  flat = samples.reshape(-1, LATENT)
+  drawn = gan.subjects(flat)
+  images, masks = (x.reshape(*samples.shape[:2], *x.shape[1:]) for x in (drawn.image, drawn.mask))
+  return Work(Targets(subjects, subjects.image, subjects.mask), Samples.of(images, masks), None, gan)
+
+
+def test_views_show_what_the_worlds_cameras_see(gan, rng):
+  yaw, pitch = (jnp.asarray(rng.uniform(-0.7, 0.7, 5), jnp.float32) for _ in range(2))
+  views = views_at(yaw, pitch)
+  np.testing.assert_allclose(jnp.stack(camera_poses(views)), jnp.stack([yaw, pitch]), atol=1e-6)
+  points = jnp.asarray(rng.uniform(-0.08, 0.08, (5, 3, 4, 3)), jnp.float32).at[..., 2].add(1.0)
+  seen = project(gan.model.camera, move(points, views))
+  method = Gan2Shape.from_config(CONFIG)
+  cameras = method.cameras_at(yaw, pitch)
+  away = points_to_world(gan.model.camera, points) - cameras.cam2world[:, None, None, :3, 3]
+  inside = jnp.einsum("bji,bhwj->bhwi", cameras.cam2world[:, :3, :3], away)
+  scale = jnp.tan(cameras.fov / 2)[:, None, None]
+  np.testing.assert_allclose(seen[..., 0], inside[..., 0] / -inside[..., 2] / scale, atol=1e-5)
+  np.testing.assert_allclose(seen[..., 1], -inside[..., 1] / -inside[..., 2] / scale, atol=1e-5)
+
+
+def test_a_relief_is_lit_as_everything_is(gan, rng):
+  canonical = gan.model.canonical_of(gan.depth[None], gan.albedo[None])
+  codes = jnp.array([[-0.2, 0.1, 0.3, -0.4]])
+  texture, shading = lit(canonical, codes)
+  color, expected = lambertian(canonical.albedo / 2 + 0.5, canonical.normals, Lights(codes))
+  np.testing.assert_allclose(texture / 2 + 0.5, color, atol=1e-6)
+  np.testing.assert_allclose(shading[..., None], expected, atol=1e-6)
+
+
+def test_drawings_have_their_own_subjects_light_and_more(key):
+  ranges = Relighting(x=(-0.5, 0.7), y=(0.1, 0.2), strength=(-0.1, 0.6), ambient=-0.6)
+  own = jnp.repeat(jnp.array([[-0.4, 0.2, 9.0, 9.0], [0.6, -0.6, 9.0, 9.0]]), 500, 0)
+  drawn, kept = Lights(ranges.sample(key, own)), Lights(own)
+  u = drawn.diffuse - kept.diffuse
+  np.testing.assert_allclose(drawn.ambient, kept.ambient - 0.6 * u, atol=1e-6)
+  for values, (low, high) in ((u, ranges.strength), (drawn.code[:, 2], ranges.x), (drawn.code[:, 3], ranges.y)):
+    assert low <= values.min() < low + 0.1 * (high - low)
+    assert high - 0.1 * (high - low) < values.max() <= high
+
+
+def test_views_follow_their_prior_whose_yaw_is_scaled_about_the_front(key):
+  views = Views(mean=(0.1, 0.2, 0.0, 0.0, 0.0, 0.0), deviation=(0.1, 0.3, 0.0, 0.2, 0.1, 0.0), scale=1.2)
+  drawn = np.asarray(views.sample(key, views.given(), 4000))
+  np.testing.assert_allclose(drawn.mean(0), (0.1, 0.24, 0, 0, 0, 0), atol=0.02)
+  np.testing.assert_allclose(drawn.std(0), (0.1, 0.36, 0.0, 0.2, 0.1, 0.0), rtol=0.05, atol=1e-6)
+  again = dataclasses.replace(views, scale=1.0)
+  measured = again.measured(jnp.asarray(drawn))
+  np.testing.assert_allclose(measured.root @ measured.root.T, np.cov(drawn, rowvar=False), atol=1e-5)
+  known = Views(covariance=tuple(map(tuple, np.cov(drawn, rowvar=False).tolist()))).given()
+  np.testing.assert_allclose(known.root @ known.root.T, measured.root @ measured.root.T, atol=1e-5)
+
+
+def test_the_truth_explains_subject_and_samples_and_its_mirror_does_not(gan, rng):
+  latent = jnp.asarray(rng.normal(size=(2, LATENT)), jnp.float32) * 0.4
+  samples = jnp.asarray(rng.normal(size=(2, 2, LATENT)), jnp.float32) * 0.4
+  method = knowing(Gan2Shape.from_config(changed(objectives={"smooth": 1.0})), gan, latent)
+  explain = jax.jit(method._explanation_terms, static_argnames=("joint", "flip"))
+  work = work_of(gan, latent, samples)
+  alone = explain({"latents": latent}, work, joint=False, flip=False)
+  assert set(alone) == {"l1"}
+  assert alone["l1"] < 1e-5
+  everything = {"latents": jnp.concatenate([latent[:, None], samples], 1).reshape(-1, LATENT)}
+  terms = explain(everything, work, joint=True, flip=False)
+  assert set(terms) == {"l1", "samples_l1", "smooth"}
+  assert terms["l1"] < 1e-5
+  assert terms["samples_l1"] < 1 / 255  # they are kept in 8 bits
+  mirrored = explain(everything, work, joint=True, flip=True)
+  assert mirrored["l1"] > 0.1
+  assert mirrored["samples_l1"] > 0.1
+  twin = dataclasses.replace(
+    gan, **{name: (x + jnp.flip(x, 1)) / 2 for name, x in (("depth", gan.depth), ("albedo", gan.albedo))}
+  )
+  front = jnp.zeros((2, LATENT))
+  symmetric = knowing(method, twin, front)
+  both = jax.jit(symmetric._explanation_terms, static_argnames=("joint", "flip"))(
+    {"latents": front}, work_of(twin, front, samples), joint=False, flip=True
+  )
+  assert both["l1"] < 1e-5
+
+
+def test_a_drawing_that_is_the_generators_own_picture_moves_nothing(gan, rng, key):
+  latent = jnp.asarray(rng.normal(size=(2, LATENT)), jnp.float32) * 0.4
+  work = work_of(gan, latent, jnp.zeros((2, 2, LATENT)))
+  drawn = jnp.repeat(work.targets.rendition, 2, 0)
+  for relative in (True, False):
+    method = Gan2Shape.from_config(changed(gan={"relative": relative}))
+    params = method.model.init(key)
+    corrected, moved = jax.jit(method._corrected)(params, work, drawn)
+    assert (float(jnp.abs(moved).max()) < 1e-6) == relative
+    assert np.allclose(corrected, drawn, atol=1e-5) == relative
+
+
+def test_pictures_of_a_larger_generator_are_cropped_and_shrunk(rng):
+  image = jnp.asarray(rng.uniform(-1, 1, (2, 8, 8, 3)), jnp.float32)
+  np.testing.assert_array_equal(GanConfig().resized(image, 8), image)
+  ramp = jnp.broadcast_to(jnp.arange(8.0)[None, None, :, None], (1, 8, 8, 3))
+  middle = GanConfig(crop=0.5).resized(ramp, 4)
+  np.testing.assert_allclose(middle[0, 0, :, 0], [2, 3, 4, 5], atol=1e-5)
+  assert middle.shape == (1, 4, 4, 3)
+  half = GanConfig().resized(ramp, 4)
+  np.testing.assert_allclose(half[0, 0, 1:3, 0], [2.5, 4.5], atol=1e-5)
+
+
+def test_people_are_shown_the_subject_in_the_worlds_frame(gan, rng):
+  latent = jnp.zeros((2, LATENT))
+  method = knowing(Gan2Shape.from_config(CONFIG), gan, latent)
+  images = gan.image(latent)
+  params = {"networks": {"latents": latent}, "pictures": jnp.round(images * 127.5 + 127.5).astype(jnp.uint8)}
+  latents = method.sample_latents(jax.random.key(1), 2)
+  codes = method.codes(params, latents)
+  assert sorted(np.asarray(codes.values[1])) == [0, 1]
+  cameras = method.cameras_at(jnp.array([0.0, 0.5]), jnp.array([0.0, 0.2]))
+  seen = jax.jit(method.render, static_argnames="resolution")(params, codes, cameras, resolution=SIZE)
+  inner = slice(2, -2)
+  np.testing.assert_allclose(seen.rgb[0, inner, inner], images[0, inner, inner] / 2 + 0.5, atol=0.01)
+  np.testing.assert_allclose(seen.extras["input"], images / 2 + 0.5, atol=0.005)
+  np.testing.assert_allclose(seen.extras["recon"][0, inner, inner], seen.rgb[0, inner, inner], atol=1e-5)
+  inside = np.asarray(gan.inside, bool)
+  expected = normals_from_depth(seen.depth, cameras, pixel_grid(SIZE, SIZE))
+  angle = np.degrees(np.arccos(np.clip(np.sum(np.asarray(seen.normals * expected), -1), -1, 1)))
+  assert np.median(angle[0][inside]) < 1
+  assert np.median(angle[1][4:-4, 4:-4]) < 12  # coarse pixels, whose slopes differ between the two views
+  # A light from the right, in the world, lights the right side of the head.
+  lights = Lights(jnp.array([[-1.0, 1.0, 2.0, 0.0]] * 2))
+  shading = jax.jit(method.render, static_argnames="resolution")(
+    params, codes, cameras, lights, resolution=SIZE
+  ).shading
+  left, right = shading[0, 8, 4:6].mean(), shading[0, 8, 10:12].mean()
+  assert right > left + 0.3
+  smaller = method.render(params, codes, cameras, resolution=8)
+  assert smaller.rgb.shape == (2, 8, 8, 3)
+  with pytest.raises(UserError, match="have no field"):
+    method.query(params, codes, jnp.zeros((2, 1, 3)))
+
+
+def test_samples_are_kept_in_8_bits(rng):
+  image, mask = rng.uniform(-1, 1, (1, 2, 3, 3, 3)), rng.uniform(0, 1, (1, 2, 3, 3))
+  again, mask_again = Samples.of(jnp.asarray(image, jnp.float32), jnp.asarray(mask, jnp.float32)).unpacked()
+  np.testing.assert_allclose(again, image, atol=1 / 255 + 1e-6)
+  np.testing.assert_allclose(mask_again, mask, atol=0.5 / 255 + 1e-6)
+
+
+@pytest.mark.parametrize(
+  ("sections", "words"),
+  [
+    ({"gan": {"network": {}}}, "config.gan.network.mapping"),
+    ({"views": {"deviation": (1.0,)}}, "config.views"),
+    ({"masks": {"kind": "guess"}}, "guess"),
+    ({"subjects": {"instance": True}, "stages": {"images_per_step": 2}}, "images_per_step"),
+  ],
+)
+def test_settings_that_cannot_be_are_refused(sections, words):
+  with pytest.raises(UserError, match=words):
+    Gan2Shape.from_config(changed(**sections))
+
+
+def test_lpips_is_said_to_be_missing_before_training(monkeypatch):
+  monkeypatch.setattr(perceptual.importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(UserError, match=r"pip install -e '\.\[metrics\]'"):
+    Gan2Shape.from_config(changed(objectives={"perceptual_net": "vgg16"}))
+
+
+def test_models_that_a_config_names_are_looked_for_by_name():
+  assert with_dependencies({"gan": {"model": ""}, "networks": {}}) == ({"gan": {"model": ""}, "networks": {}}, {})
+  with pytest.raises(UserError, match=r"config.gan.model: nowhere: no such model"):
+    with_dependencies({"gan": {"model": "nowhere"}})
+  with pytest.raises(UserError, match="is no GAN2Shape"):
+    with_dependencies({"networks": {"model": "gof-heads"}})
+
+
+@pytest.mark.parametrize(
+  "preset", ["heads", "smoke", "synface_pretrain", "synface", "celeba_pretrain", "celeba", "car"]
+)
+def test_a_presets_steps_are_those_of_its_stages(preset):
+  config = presets.get_config(preset).to_dict()
+  method = Gan2Shape.from_config(config)
+  assert config["num_steps"] == method.table.length(1 if method.instance else method.subjects.count)
