@@ -146,7 +146,8 @@ def test_every_tool_command_is_understood(words):
   assert name in cli.COMMANDS
   assert callable(tyro.cli(cli._deferred(cli.COMMANDS[name][0]()), args=arguments))
   models = [word.partition("=")[2] for word in arguments if word.startswith("--model=")]
-  assert set(models) <= set(shipped_models())
+  trained = {word.partition("=")[2] for words in commands() for word in words if word.startswith("--workdir=")}
+  assert set(models) <= set(shipped_models()) | trained
 
 
 def test_every_command_is_shown():

@@ -50,6 +50,12 @@ def _invert() -> Command:
   return invert
 
 
+def _lift() -> Command:
+  from shapegan_jax.tools.lift import lift
+
+  return lift
+
+
 def _train_encoder() -> Command:
   from shapegan_jax.tools.train_encoder import train_encoder
 
@@ -73,6 +79,7 @@ COMMANDS: dict[str, tuple[Callable[[], Command], str]] = {
   "relight": (_relight, "Draw shapes under other lights, or under the light of a picture."),
   "mesh": (_mesh, "Write shapes as closed meshes (GLB, PLY, OBJ, STL) with colours, normals and a preview picture."),
   "invert": (_invert, "Find the shape, the pose and the light of photographs."),
+  "lift": (_lift, "Find the shape behind pictures with a StyleGAN2, by GAN2Shape: mesh, relighting, other views."),
   "train-encoder": (_train_encoder, "Train the network that gives the search of invert a better start."),
   "view": (_view, "Look at a model in the browser: turn it, walk through its shapes, move the light."),
   "doctor": (_doctor, "Say what this installation has and lacks, and try it out."),
