@@ -92,7 +92,18 @@ def shrink(config: ConfigDict) -> ConfigDict:
     if "patches" in small:
       small.patches.size = 8
       small.field.update(skip=0, position_bands=2, direction_bands=1, shape_dim=4, appearance_dim=4)
+    small.preview.update(count=2, resolution=8)
+    small.evaluation.update(samples=2, final_samples=4, images=0, final_images=0, views=0, resolution=8)
     stages = small.stages
+    if "subjects" in small:
+      small.gan.model, network = "", small.gan.network
+      network.mapping.size = 8
+      network.synthesis.channels = network.critic.channels = (8, 8)
+      small.subjects.count = 2
+      small.networks.update(width=8, bottleneck=8, encoder_width=8, offset_width=8)
+      stages.update(resolution=8, images_per_step=1, samples=2, pool=4)
+      stages.update(prior=2, albedo=(2, 2), encoder=(2, 2), joint=(2, 2))
+      return small
     least = min(stages.resolution)
     stages.resolution = tuple(8 if r == least else 16 for r in stages.resolution)
     stages.batch_size = tuple(4 for _ in stages.batch_size)
@@ -101,6 +112,4 @@ def shrink(config: ConfigDict) -> ConfigDict:
       stages.samples = tuple(4 for _ in stages.samples)
     if "tracking" in small:
       small.tracking.update(net_width=32, net_resolution=16, samples=3, perceptual=False)
-    small.preview.update(count=2, resolution=8)
-    small.evaluation.update(samples=2, final_samples=4, images=0, final_images=0, views=0, resolution=8)
   return small

@@ -38,7 +38,7 @@ def test_probability_zero_is_the_identity_and_one_changes_every_picture(augment,
 
 
 def test_each_picture_is_changed_with_the_probability(image):
-  """Brightness, contrast, negative, hue and saturation: five coins, of which the negative's changes every other time."""
+  """Five coins: brightness, contrast, negative (which changes something every other time), hue and saturation."""
   p = 0.2
   changed = np.abs(np.asarray(jax.jit(recolored)(image, KEY, p)) - np.asarray(image)).max((1, 2, 3)) > 1e-3
   expected = 1 - (1 - p) ** 4 * (1 - p / 2)
@@ -85,7 +85,7 @@ def test_shifts_are_of_whole_pixels_and_fill_with_the_edge(rng):
     np.testing.assert_array_equal(after, np.roll(before, (row - 2, column - 3), (0, 1)))
     found.add((row - 2, column - 3))
   assert {abs(x) for shift in found for x in shift} == {0, 1, 2}
-  assert shifted(jnp.asarray(image), KEY, 0.0) is not None
+  np.testing.assert_array_equal(shifted(jnp.asarray(image), KEY, 0.0), image)
   striped = np.tile(np.arange(8, dtype=np.float32)[None, :, None, None], (4, 1, 8, 1))
   moved_stripes = np.asarray(shifted(jnp.asarray(striped), KEY, 0.25))
   assert moved_stripes.min() == 0
