@@ -231,7 +231,7 @@ def heads_large() -> ConfigDict:
   )
   config.patches.update(interval=300)
   config.rendering.update(last="far", background=1.0, density_noise_steps=0, eval_samples=32)
-  # R1 relaxes over the same share of the run as in `heads`: steps 200 to 700 of 2,200 are 9,090 to 31,818 here.
+  # R1 relaxes over the same share of the run as in `heads`: steps 200 to 700 of 2,000 are a tenth and a third of it.
   config.objectives.update(
     r1=small.objectives.r1,
     r1_final=small.objectives.r1_final,
