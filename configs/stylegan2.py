@@ -136,14 +136,14 @@ def heads() -> ConfigDict:
 
 
 def smoke() -> ConfigDict:
-  """A first try: 256 small pictures, 40 steps, narrow networks; ends within 90 s."""
+  """A first try: 256 small pictures, 40 steps at 16 pixels, narrow networks; ends within 90 s."""
   config = heads()
   config.num_steps = 40
   config.data.update(image_size=32, num_examples=256)
-  networks(config, (32, 32, 32, 16), latent=64)
-  config.stages = stages(resolution=(32,), batch_size=(8,), generator_rate=(2.5e-3,), discriminator_rate=(2.5e-3,))
+  networks(config, (32, 32, 16), latent=64)
+  config.stages = stages(resolution=(16,), batch_size=(8,), generator_rate=(2.5e-3,), discriminator_rate=(2.5e-3,))
   config.log_every = 5
-  config.preview.update(first=20, every=40, count=4, resolution=32)
+  config.preview.update(first=20, every=40, count=4, resolution=16)
   config.checkpoint.every = 20
-  config.evaluation.update(every=40, samples=8, images=8, resolution=32, final_samples=16, final_images=16, views=4)
+  config.evaluation.update(every=40, samples=8, images=8, resolution=16, final_samples=16, final_images=16, views=4)
   return config
