@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -108,6 +110,26 @@ def _inner(params: dict[str, Any]) -> Iterator[Any]:
       part = getattr(part, "jaxpr", part)  # a closed one
       if hasattr(part, "eqns"):
         yield part
+
+
+def collectives(compiled: jax.stages.Compiled) -> Counter[tuple[str, bool]]:
+  """How often the program moves data between devices: {(operation, whether inside of a loop or a branch): places}.
+
+  An operation on many arrays at once, as which XLA combines those that can wait for one another, is one.
+  """
+  found: Counter[tuple[str, bool]] = Counter()
+  inside = False
+  for line in compiled.as_text().splitlines():
+    if line.endswith("{"):
+      inside = not line.startswith("ENTRY")
+    elif match := _COLLECTIVE.search(line):
+      found[match[1], inside] += 1
+  return found
+
+
+_COLLECTIVE = re.compile(
+  r" = .* (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast)(?:-start)?\("
+)
 
 
 def peak_bytes(compiled: jax.stages.Compiled) -> int:

@@ -14,6 +14,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from shapegan_jax.errors import UserError
+from shapegan_jax.processes import is_watched, watch
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings, as FILE or FILE:PRESET.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; one that exists is gone on with.")
@@ -35,6 +36,8 @@ def main(argv: list[str]) -> None:
     if _CONFIG.value is None and _MODE.value == "train":
       raise UserError("--config is missing; name a file of settings, e.g. --config=configs/shadegan.py")
     config = _CONFIG.value.to_dict() if _CONFIG.value is not None else None
+    if _COORDINATOR.value is not None and not is_watched():
+      sys.exit(watch())
     from shapegan_jax import parallel
 
     parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)

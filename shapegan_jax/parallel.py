@@ -1,7 +1,10 @@
-"""Devices and processes: one mesh axis `data`; the state is replicated, the batch is cut along its first axis.
+"""Devices and processes: a mesh of two axes. The batch is cut over `data`; where there are more devices than pictures,
+the rays of each picture are cut over `rays`; the state is replicated.
 
 The program is written as if for one device. `jit` sees a replicated state and a sharded batch and lets XLA insert the
-sums over devices, so batch statistics (top-k, minibatch deviation) are those of the global batch.
+sums over devices, so batch statistics (top-k, minibatch deviation) are those of the global batch. What loops over parts
+of its work is handed out device by device instead (`share_rays`, `in_parts`): XLA would sum gradients in every turn of
+such a loop, where once at its end does.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import platform
 import signal
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +27,22 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from shapegan_jax.errors import UserError
 from shapegan_jax.types import PyTree
 
-AXIS = "data"
+DATA, RAYS = "data", "rays"
 
 
-def initialize(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+def initialize(
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  *,
+  patience: int = 60,
+) -> None:
   """Join the other processes of the run; nothing to do for one process.
 
   Args:
     coordinator: `host:port` of process 0, or "auto" where the cluster tells (Cloud TPU, SLURM, Open MPI, Kubernetes).
     num_processes, process_id: with an explicit coordinator, how many processes there are and which this one is.
+    patience: seconds without a sign of life after which a process counts as dead and jax ends all others.
 
   Raises:
     UserError: an incomplete description, or a coordinator that cannot be reached.
@@ -50,7 +60,7 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
   else:
     described = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
   try:
-    jax.distributed.initialize(**described)
+    jax.distributed.initialize(**described, heartbeat_timeout_seconds=patience)
   except (RuntimeError, ValueError) as error:
     reason = str(error).splitlines()[0]
     raise UserError(f"--coordinator={coordinator}: could not join the run ({reason}); check address and ids") from error
@@ -71,29 +81,64 @@ def enable_compilation_cache() -> None:
   jax.config.update("jax_compilation_cache_dir", str(cache / "shapegan_jax" / "xla" / processor))
 
 
-def make_mesh(batch_sizes: Sequence[int] = ()) -> Mesh:
-  """The mesh `data` over all devices, or over the largest number of them, equal in every process, that divides every
-  (global) batch size.
+def make_mesh(batch_sizes: Sequence[int] = (), *, ray_counts: Sequence[int] = ()) -> Mesh:
+  """The mesh (`data`, `rays`) over as many devices as possible, equally many in every process.
+
+  Args:
+    batch_sizes: global batches, which the axis `data` divides; none: it takes every device.
+    ray_counts: rays of a picture, which the axis `rays` divides; none: it is of length 1.
 
   Raises:
-    UserError: the number of processes does not divide a batch size.
+    UserError: the processes cannot share the batches.
   """
   processes = jax.process_count()
-  common = math.gcd(*batch_sizes) if batch_sizes else 0
-  if common % processes:
+  local = min(len(_devices_of(process)) for process in range(processes))
+  shape = layout(processes, local, batch_sizes, ray_counts)
+  if shape is None:
     raise UserError(
       f"{processes} processes cannot share batches of {', '.join(map(str, sorted(set(batch_sizes))))} equally; "
-      f"use a number of processes that divides {common}, or other batch sizes"
+      f"use a number of processes that divides {math.gcd(*batch_sizes)}, or other batch sizes"
     )
-  per_process = min(len(_devices_of(process)) for process in range(processes))
-  while common % (per_process * processes):
-    per_process -= 1
-  devices = [device for process in range(processes) for device in _devices_of(process)[:per_process]]
-  return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+  each = math.prod(shape) // processes
+  devices = [device for process in range(processes) for device in _devices_of(process)[:each]]
+  return Mesh(np.asarray(devices).reshape(shape), (DATA, RAYS), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def layout(
+  processes: int, local: int, batch_sizes: Sequence[int], ray_counts: Sequence[int] = ()
+) -> tuple[int, int] | None:
+  """Lengths of the axes `data` and `rays` for as many as possible of `local` devices in each process (None: for none).
+
+  A process holds whole pictures or a part of one.
+  """
+  for each in range(local, 0, -1):
+    data = math.gcd(*batch_sizes, each * processes)
+    rays = each * processes // data
+    aligned = each % rays == 0 or rays % each == 0
+    if aligned and (rays == 1 or ray_counts) and all(count % rays == 0 for count in ray_counts):
+      return data, rays
+  return None
+
+
+def mesh_for(stages: Sequence[tuple[int, Any]]) -> Mesh:
+  """The mesh that serves all stages ((start, stage), ...). Rays are shared where a stage says how they are sampled."""
+  rays = [stage.resolution**2 for _, stage in stages if hasattr(stage, "samples")]
+  return make_mesh([stage.batch_size for _, stage in stages], ray_counts=rays)
 
 
 def _devices_of(process: int) -> list[Any]:
   return [device for device in jax.devices() if device.process_index == process]
+
+
+def rows_of_process(mesh: Mesh) -> tuple[int, int]:
+  """(k, n): of every batch, cut into n blocks of rows, this process needs the k-th. Some may need the same."""
+  return block_of(np.vectorize(lambda device: device.process_index)(mesh.devices), jax.process_index())
+
+
+def block_of(processes: np.ndarray, process: int) -> tuple[int, int]:
+  """`rows_of_process`, for a mesh whose devices belong to `processes` [data, rays]."""
+  rows = np.flatnonzero((processes == process).any(1))
+  return int(rows[0]) // len(rows), len(processes) // len(rows)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -102,14 +147,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharded(mesh: Mesh) -> NamedSharding:
-  """The first axis is cut over the devices."""
-  return NamedSharding(mesh, PartitionSpec(AXIS))
+  """The first axis is cut over the devices of the axis `data`."""
+  return NamedSharding(mesh, PartitionSpec(DATA))
 
 
 def put_batch(mesh: Mesh, local_rows: PyTree) -> PyTree:
-  """Global arrays, sharded by rows, from this process's own rows (numpy). Process p owns the p-th block of rows."""
-  sharding = batch_sharded(mesh)
-  return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), local_rows)
+  """Global arrays, sharded by rows, from this process's block of rows (numpy; `rows_of_process`)."""
+  sharding, (_, blocks) = batch_sharded(mesh), rows_of_process(mesh)
+
+  def put(rows: np.ndarray) -> jax.Array:
+    return jax.make_array_from_process_local_data(sharding, rows, (blocks * rows.shape[0], *rows.shape[1:]))
+
+  return jax.tree.map(lambda rows: put(np.asarray(rows)), local_rows)
 
 
 def put_replicated(mesh: Mesh, values: PyTree) -> PyTree:
@@ -125,14 +174,64 @@ def over_batch(tree: PyTree) -> PyTree:
   generator's work, and every device would render the whole batch.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  if AXIS not in mesh.axis_names:
+  if DATA not in mesh.axis_names:
     return tree
 
   def cut(x):
-    divides = x.ndim and x.shape[0] % mesh.shape[AXIS] == 0
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(AXIS)) if divides else x
+    divides = x.ndim and x.shape[0] % mesh.shape[DATA] == 0
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(DATA)) if divides else x
 
   return jax.tree.map(cut, tree)
+
+
+def share_rays(
+  function: Callable[[PyTree, PyTree, PyTree], PyTree], params: PyTree, instances: PyTree, rays: PyTree
+) -> PyTree:
+  """Inside `jit`: `function(params, instances, rays)`, each device of the mesh in use doing its share.
+
+  Args:
+    function: gives arrays [b, n, ...] and treats every ray of every instance alike, whatever b and n are.
+    params: every device needs all of them. Their gradient is summed over the devices once, when it is complete.
+    instances: arrays [b, ...], one row for each picture.
+    rays: arrays [b, n, ...].
+  """
+  specs = PartitionSpec(), PartitionSpec(DATA), PartitionSpec(DATA, RAYS)
+  b, n = jax.tree.leaves(rays)[0].shape[:2]
+  # What comes before and after is whole pictures: XLA must not cut these, too, along their rays.
+  return over_batch(_shared(function, specs, specs[-1], {DATA: b, RAYS: n})(params, instances, over_batch(rays)))
+
+
+def in_parts(function: Callable[[PyTree, PyTree], PyTree], params: PyTree, rows: PyTree, *, parts: int) -> PyTree:
+  """`function(params, rows)` for `parts` parts of the rows in turn, so that memory holds the work of one: gradient
+  accumulation, by the transposition of a loop that computes each part anew on the way back.
+
+  Args:
+    function: gives arrays [b, ...] and treats every row alike, whatever b is.
+    params: their gradient is summed over parts, and then once over devices.
+    rows: arrays [b, ...]; `parts` divides b. Each device cuts its own rows, into fewer parts if it has fewer rows.
+  """
+  if parts == 1:
+    return function(params, rows)
+
+  def accumulate(params: PyTree, rows: PyTree) -> PyTree:
+    count = math.gcd(parts, jax.tree.leaves(rows)[0].shape[0])
+    cut = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), rows)
+    made = jax.lax.map(jax.checkpoint(lambda part: function(params, part)), cut)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), made)
+
+  specs = PartitionSpec(), PartitionSpec(DATA)
+  return _shared(accumulate, specs, specs[-1], {DATA: jax.tree.leaves(rows)[0].shape[0]})(params, rows)
+
+
+def _shared(
+  function: Callable[..., PyTree], in_specs: tuple[PartitionSpec, ...], out_specs: PartitionSpec, cut: dict[str, int]
+) -> Callable[..., PyTree]:
+  """`function` on every device's share, or on everything without a mesh or where it does not divide what is `cut`."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if not set(cut) <= set(mesh.axis_names) or any(length % mesh.shape[axis] for axis, length in cut.items()):
+    return function
+  # Without the check, the sum of a replicated argument's gradient stays where it belongs: after all loops.
+  return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def local_copy(tree: PyTree) -> PyTree:

@@ -71,7 +71,7 @@ def train(
   source = pipeline.open_source(config["data"]) if source is None else source
   config, dependencies = with_dependencies(resolve(dict(config), source))
   method = method or build(config)
-  mesh = parallel.make_mesh([stage.batch_size for _, stage in method.stages])
+  mesh = parallel.mesh_for(method.stages)
   claim_workdir(workdir, config, write=active)
   keep, asynchronous = config["checkpoint"]["keep"], config["checkpoint"]["asynchronous"]
   with Checkpoints(workdir, keep=keep, asynchronous=asynchronous) as checkpoints:
@@ -162,8 +162,7 @@ def _batches(run: Run, source: Any, first_step: int) -> Iterator[PyTree]:
     first_step=first_step,
     num_steps=run.config["num_steps"] - first_step,
     seed=run.config["seed"],
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    block=parallel.rows_of_process(run.mesh),
     **{name: value for name, value in run.config["data"].items() if name in ("flip", "resize")},
   )
   return (parallel.put_batch(run.mesh, row) for row in rows)

@@ -2,9 +2,9 @@
 
 import os
 
+from compiler_flags import HURRY
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tiny programs: what XLA spends on making them fast is lost.
-HURRY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2 {HURRY}"
 
 from jaxtyping import install_import_hook

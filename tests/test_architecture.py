@@ -25,6 +25,7 @@ MAY_IMPORT = {
   "numerics": set(),
   "errors": set(),
   "files": {"errors"},
+  "processes": {"errors"},
   "geometry": GROUND,
   "rendering": GROUND | {"geometry"},
   "networks": GROUND,

@@ -1,5 +1,5 @@
 """Every shipped config, in every preset: it builds, it survives its own JSON, each of its stages can be traced at full
-size, and each method really trains when made small by `configs.common.shrink`."""
+size, and `configs.common.shrink` keeps its program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -28,8 +27,6 @@ from shapegan_jax.schedules import Stage
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if "def get_config(" in path.read_text("utf-8"))
-# Tiny programs: what XLA spends on making them fast is lost.
-HURRY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def module(name: str) -> ModuleType:
@@ -153,36 +150,11 @@ def test_every_stage_of_a_preset_can_be_traced_at_full_size(name, preset, no_col
     assert {jnp.shape(value) for value in metrics.values()} == {()}, metrics
 
 
-def train_little(method: Method, rng: np.random.Generator):
-  """(state before, state after, the last metrics) of two compiled updates on random pictures, from step 0.
-
-  Where stages train networks in turns, of one update of each kind of stage.
-  """
-  stage = method.stages[0][1]
-  turns = {stage.mode: (start, stage) for start, stage in reversed(method.stages)} if hasattr(stage, "mode") else {}
-  turns = sorted(turns.values(), key=lambda turn: turn[0]) or [(0, stage), (1, stage)]
-  key = root_key(0)
-  before = jax.jit(method.init, compiler_options=HURRY)(key)
-  update, state = jax.jit(method.update, static_argnames="stage", compiler_options=HURRY), before
-  size = (stage.batch_size, stage.resolution, stage.resolution, 3)
-  for step, stage in turns:
-    anneals = {name: jnp.float32(value) for name, value in method.plan(step)[1].items()}
-    batch = {"image": jnp.asarray(rng.uniform(-1, 1, size), jnp.float32)}
-    state, metrics = update(state, batch, key, anneals, stage=stage)
-  return before, state, metrics
-
-
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_shrunk_config_keeps_its_program_and_trains(name, rng):
+def test_a_shrunk_config_keeps_its_program(name):
+  """That it trains is seen in methods/test_resume.py."""
   config = config_of(name, "heads")
   kept = config.to_dict()
   small = common.shrink(config)
   assert config.to_dict() == kept, "shrink must leave what it is given alone"
-  method = build(small.to_dict())
-  assert len(method.stages) == len(method_of(name, "heads").stages)
-  before, after, metrics = train_little(method, rng)
-  assert int(after.step) >= 2
-  assert all(np.isfinite(value) for value in metrics.values()), metrics
-  changed = jax.tree.map(lambda a, b: bool((a != b).any()), *(method.params_of(s, ema=False) for s in (before, after)))
-  still = [jax.tree_util.keystr(path) for path, moved in jax.tree_util.tree_leaves_with_path(changed) if not moved]
-  assert not still, f"parameters that nothing trains: {still}"
+  assert len(build(small.to_dict()).stages) == len(method_of(name, "heads").stages)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tyro
+from compiler_flags import HURRY
 from PIL import Image
 
 from shapegan_jax.model import shipped_models
@@ -66,11 +67,10 @@ def made_small(words: list[str], steps: int) -> list[str]:
 
 def python(*arguments: str, cwd: Path) -> str:
   """Output of a Python process in `cwd`, with caches of its own and a compiler in a hurry."""
-  hurry = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
   environment = os.environ | {
     "PYTHONPATH": str(ROOT),
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": hurry,
+    "XLA_FLAGS": HURRY,
     "JAX_COMPILATION_CACHE_DIR": str(cwd / "compiled"),
     "SHAPEGAN_CACHE": str(cwd / "cache"),
   }

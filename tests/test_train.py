@@ -113,7 +113,7 @@ def test_a_run_leaves_logs_pictures_events_and_the_newest_checkpoints(tmp_path, 
     "devices    2 x cpu",
   ):
     assert words in said
-  assert "compiled   8x8, batch 4; for step 3 on" in said
+  assert "compiled   8x8, batch 2; for step 3 on" in said
   assert "on each device" in said
   assert "done       step 7" in said
 

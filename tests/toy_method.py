@@ -1,6 +1,7 @@
 """The training loop's test double: a method with four parameters whose pictures are a shaded ball, and its data set.
 
 Run as a program it trains in a process of its own: `python toy_method.py WORKDIR NUM_STEPS [DELAY] [COORDINATOR N ID]`.
+Its pictures' pixels are rays, and its step has both kinds of shared work (`parallel.share_rays`, `parallel.in_parts`).
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from shapegan_jax.geometry.cameras import orbit_cameras
 from shapegan_jax.geometry.pixels import pixel_grid
 from shapegan_jax.geometry.rays import cast_rays, distance_to_depth
 from shapegan_jax.numerics import l2_normalize
+from shapegan_jax.processes import is_watched, watch
 from shapegan_jax.rng import stream
 from shapegan_jax.schedules import Stage, stage_at
 from shapegan_jax.state import ema_update
@@ -31,10 +33,15 @@ class ToyState:
 
 
 @dataclasses.dataclass(frozen=True)
+class ToyStage(Stage):
+  samples: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class ToyMethod:
   """Learns the mean colour of the pictures, seen through noise, and a radius. `poison` names a step and what breaks."""
 
-  stages: tuple = ((0, Stage(4, 4)), (3, Stage(8, 4)))
+  stages: tuple = ((0, ToyStage(4, 4)), (3, ToyStage(8, 2)))
   poison: tuple = (-1, "loss")
 
   def plan(self, step):
@@ -54,10 +61,15 @@ class ToyMethod:
 
   def update(self, state, batch, key, anneals, *, stage):
     noise = parallel.over_batch(jax.random.normal(stream(key, "latents", state.step), (stage.batch_size, 3)))
+    grain = jax.random.normal(stream(key, "grain", state.step), (stage.batch_size, stage.resolution**2, 3))
+
+    def draw(generator, noise, grain):
+      return jnp.tanh(generator["offset"][None, None] + 0.3 * noise[:, None] + 0.1 * grain)
 
     def loss_of(generator):
-      fakes = jnp.tanh(generator["offset"][None] + 0.3 * noise)
-      color = jnp.mean((fakes.mean(0) - batch["image"].mean((0, 1, 2))) ** 2)
+      fakes = parallel.share_rays(draw, generator, noise, grain)
+      means = parallel.in_parts(lambda scale, x: scale[None] * x.mean(1), jnp.ones(3), fakes, parts=2)
+      color = jnp.mean((means.mean(0) - batch["image"].mean((0, 1, 2))) ** 2)
       radius = jnp.mean((generator["radius"] - 0.08) ** 2)
       return color + radius, {"color": color, "radius": radius}
 
@@ -143,5 +155,7 @@ if __name__ == "__main__":
 
   workdir, num_steps, delay, *cluster = sys.argv[1:]
   if cluster:
-    parallel.initialize(cluster[0], int(cluster[1]), int(cluster[2]))
+    if not is_watched():
+      sys.exit(watch())
+    parallel.initialize(cluster[0], int(cluster[1]), int(cluster[2]), patience=5)
   train(toy_config(int(num_steps)), workdir, method=ToyMethod(), source=ToySource(float(delay)))

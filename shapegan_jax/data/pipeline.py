@@ -135,8 +135,7 @@ def batches(
   first_step: int,
   num_steps: int,
   seed: int,
-  process_index: int = 0,
-  process_count: int = 1,
+  block: tuple[int, int] = (0, 1),
   flip: bool = True,
   resize: str = "antialias",
 ) -> Iterator[dict[str, Float32[np.ndarray, "b h w 3"]]]:
@@ -144,15 +143,16 @@ def batches(
 
   Args:
     stages: (first step, stage) in order, the first at 0; `stage.batch_size` is global.
+    block: (k, n): of a batch cut into n blocks of rows, the k-th is this process's.
     flip: mirror half of the examples, left to right.
     resize: "antialias" keeps the picture in place on the grid that rays are cast through (`images.resize`); "legacy" is
       the originals' nearest pixel (`images.resize_nearest`), applied after the mirror as theirs is.
 
   Yields:
-    {'image': float32 [batch_size / process_count, resolution, resolution, 3] in [-1, 1]}, C-contiguous.
+    {'image': float32 [batch_size / n, resolution, resolution, 3] in [-1, 1]}, C-contiguous.
 
   Raises:
-    UserError: at once, not at the first batch: a batch that the processes cannot share evenly, pictures smaller than a
+    UserError: at once, not at the first batch: a batch that cannot be cut evenly, pictures smaller than a
       stage's resolution, an unknown resize.
   """
   if resize not in RESIZES:
@@ -168,9 +168,9 @@ def batches(
   ahead = stages_between(stages, first_step, first_step + num_steps)
   resolutions = {stage.resolution for stage in ahead}
   for stage in ahead:
-    if stage.batch_size % process_count:
+    if stage.batch_size % block[1]:
       raise UserError(
-        f"A batch of {stage.batch_size} cannot be shared by {process_count} processes: make it a multiple of them."
+        f"A batch of {stage.batch_size} cannot be shared by {block[1]} processes: make it a multiple of them."
       )
     if stage.resolution > min(height, width):
       raise UserError(
@@ -187,8 +187,8 @@ def batches(
 
   def read_step(step: int) -> dict[str, Float32[np.ndarray, "b h w 3"]]:
     _, stage = stage_at(stages, step)
-    rows = stage.batch_size // process_count
-    first = examples_before(stages, step) + process_index * rows
+    rows = stage.batch_size // block[1]
+    first = examples_before(stages, step) + block[0] * rows
     indices, coins = pick_examples(seed, first, rows, len(source))
     return {"image": to_signed_unit(pictures[stage.resolution](indices, coins & flip))}
 

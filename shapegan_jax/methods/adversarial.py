@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from shapegan_jax import parallel
 from shapegan_jax.errors import UserError
 from shapegan_jax.methods.gan_settings import Averages, GanStage, Objectives, Optimizers, StageTable
 from shapegan_jax.objectives import adversarial as losses
@@ -191,6 +192,16 @@ class AdversarialMethod(abc.ABC):
       terms["latent"] = self.objectives.latent * losses.consistency_loss(output.latent, fakes.latents)
     return terms
 
+  def _judged(
+    self, critic: tuple[PyTree, PyTree], image: Array, anneals: Mapping[str, Array], stage: GanStage
+  ) -> CriticOutput:
+    """`criticise`, in the parts of the stage."""
+
+    def judge(critic: tuple[PyTree, PyTree], image: Array) -> CriticOutput:
+      return self.criticise(*critic, image, anneals, stage)
+
+    return parallel.in_parts(judge, critic, image, parts=stage.parts)
+
   def _discriminator_step(
     self,
     state: GanState,
@@ -203,14 +214,15 @@ class AdversarialMethod(abc.ABC):
     fakes = jax.lax.stop_gradient(fakes)
     params, extra = critic
 
+    def judge_real(critic: tuple[PyTree, PyTree], image: Array) -> tuple[Array, Array]:
+      return losses.logits_and_r1(lambda x: self.criticise(*critic, x, anneals, stage).logit, image)
+
     def loss_of(disc_params: PyTree) -> tuple[Array, dict[str, Array]]:
-      real_logits, r1 = losses.logits_and_r1(
-        lambda image: self.criticise(disc_params, extra, image, anneals, stage).logit, real
-      )
-      output = self.criticise(disc_params, extra, fakes.image, anneals, stage)
+      real_logits, r1 = parallel.in_parts(judge_real, (disc_params, extra), real, parts=stage.parts)
+      output = self._judged((disc_params, extra), fakes.image, anneals, stage)
       terms = {
         "discriminator": losses.critic_loss(real_logits, output.logit),
-        "r1": 0.5 * anneals.get("r1", self.objectives.r1) * r1,
+        "r1": 0.5 * anneals.get("r1", self.objectives.r1) * r1.mean(),
         **self._identity_losses(output, fakes),
       }
       metrics = {f"disc/{name}": value for name, value in terms.items()}
@@ -227,7 +239,7 @@ class AdversarialMethod(abc.ABC):
   ) -> tuple[PyTree, PyTree, Fakes, dict[str, Array]]:
     def loss_of(gen_params: PyTree) -> tuple[Array, tuple[Fakes, dict[str, Array]]]:
       fakes = self.generate(gen_params, key, anneals, stage=stage)
-      output = self.criticise(*critic, fakes.image, anneals, stage)
+      output = self._judged(critic, fakes.image, anneals, stage)
       groups = output.logit.reshape(-1, stage.topk_group or stage.batch_size)  # top-k within each, as published
       terms = {
         "generator": losses.generator_loss(groups, top_fraction=anneals["topk"]),

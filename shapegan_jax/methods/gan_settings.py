@@ -17,12 +17,14 @@ class GanStage(Stage):
 
   `topk_group` is the number of fakes that top-k chooses from (0: the whole batch) and `gradient_scale` multiplies the
   generator's gradient before it is clipped: the authors choose within, and sum over, the parts of a split batch.
+  `parts` splits the discriminator's work to save memory (`parallel.in_parts`) and changes nothing else.
   """
 
   samples: int = 12
   topk_group: int = 0
   gradient_scale: float = 1.0
   fading: bool = False
+  parts: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +52,22 @@ class RateTable:
 
 @dataclasses.dataclass(frozen=True)
 class StageTable(RateTable):
-  """Each new resolution fades in over `fade_steps` steps, the first one too (as published) if `fade_first`."""
+  """Each new resolution fades in over `fade_steps` steps, the first one too (as published) if `fade_first`.
+
+  The discriminator takes every batch in `parts` parts, one after the other: for batches that memory does not hold.
+  """
 
   samples: tuple[int, ...] = (12,)
   topk_group: tuple[int, ...] = (0,)
   gradient_scale: tuple[float, ...] = (1.0,)
   fade_steps: int = 10_000
   fade_first: bool = True
+  parts: int = 1
+
+  def __post_init__(self):
+    super().__post_init__()
+    if odd := [size for size in self.batch_size if self.parts < 1 or size % self.parts]:
+      raise UserError(f"config.stages.parts: {self.parts} does not divide a batch of {odd[0]}")
 
   def expand(self) -> Stages[GanStage]:
     """((start, stage), ...): a stage that fades is two, with and without the discriminator's fade-in path."""
@@ -64,7 +75,12 @@ class StageTable(RateTable):
     for i, start in enumerate(self.start):
       end = self.start[i + 1] if i + 1 < len(self.start) else None
       stage = GanStage(
-        self.resolution[i], self.batch_size[i], self.samples[i], self.topk_group[i], self.gradient_scale[i]
+        self.resolution[i],
+        self.batch_size[i],
+        self.samples[i],
+        self.topk_group[i],
+        self.gradient_scale[i],
+        parts=self.parts,
       )
       faded = self.fade_end(start)
       if faded > start:

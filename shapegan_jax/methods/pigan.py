@@ -180,9 +180,9 @@ class PiGan(AdversarialMethod):
   ) -> Rendering:
     """The field of each code from each camera, along its own rays [b, resolution^2] (None: a full picture's)."""
     batch = codes[0].shape[0]
-    points = self.rendering.chunk_points or parts.device_chunk_points()
     return parts.render_instances(
-      lambda codes, light: self.generator.field_fn(params, codes, light),
+      self.generator.field_fn,
+      params,
       codes,
       cameras,
       self.cameras.picture_rays(cameras, resolution) if rays is None else rays,
@@ -193,5 +193,5 @@ class PiGan(AdversarialMethod):
       draws=parallel.over_batch(sampler.draw(key, (batch, resolution**2), noise_std=noise_std)),
       window=window,
       gradient=gradient,
-      chunk=parts.chunk_rays(resolution**2, sampler.points_per_ray, batch, points),
+      points=self.rendering.chunk_points or parts.device_chunk_points(),
     )

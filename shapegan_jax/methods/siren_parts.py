@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from shapegan_jax import parallel
 from shapegan_jax.errors import UserError
 from shapegan_jax.geometry import cameras as camera_geometry
 from shapegan_jax.geometry.pixels import pixel_grid
@@ -194,8 +196,11 @@ def device_chunk_points() -> int:
 
 
 def chunk_rays(n_rays: int, points_per_ray: int, batch: int, points: int) -> int:
-  """Rays per chunk and instance for about `points` points in flight on a device: a divisor of `n_rays` if it can be."""
-  wanted = max(1, points // max(1, points_per_ray * -(-batch // jax.device_count())))
+  """Rays per chunk and instance for about `points` points in flight: a divisor of `n_rays` if it can be.
+
+  `n_rays` rays of each of `batch` instances are rendered on a device.
+  """
+  wanted = max(1, points // max(1, points_per_ray * batch))
   if wanted >= n_rays:
     return n_rays
   divisors = [d for d in range(max(1, wanted // 2), wanted + 1) if n_rays % d == 0]
@@ -203,7 +208,8 @@ def chunk_rays(n_rays: int, points_per_ray: int, batch: int, points: int) -> int
 
 
 def render_instances(
-  field_of: Callable[[tuple[Array, Array], Lights | None], FieldFn],
+  field_of: Callable[[PyTree, tuple[Array, Array], Lights | None], FieldFn],
+  params: PyTree,
   codes: tuple[Array, Array],
   cameras: Cameras,
   rays: Rays,
@@ -215,30 +221,42 @@ def render_instances(
   draws: Draws,
   window: Window | None = None,
   gradient: bool = False,
-  chunk: int | None = None,
+  points: int = 1 << 18,
 ) -> Rendering:
   """Render instance i, under light i, along its own rays from camera i: a `vmap` of the ray pipeline.
 
-  `rays` are [b, resolution^2], those of a square picture or patch, which is [b, resolution, resolution, ...].
+  Instances and rays are shared by the devices (`parallel.share_rays`), each of which has about `points` points in
+  flight. `rays` are [b, resolution^2], those of a square picture or patch, which is [b, resolution, resolution, ...].
   """
   batch = rays.near.shape[0]
 
-  def render_one(codes: tuple[Array, Array], light: Lights | None, rays: Rays, draws: Draws, window: Window | None):
-    field = field_of(codes, light)
+  def render_one(
+    params: PyTree,
+    of_instance: tuple[tuple[Array, Array], Lights | None, Array | None],
+    of_rays: tuple[Rays, Draws, Array | None],
+    chunk: int,
+  ) -> Rendering:
+    (codes, light, width), (rays, draws, centre) = of_instance, of_rays
+    field = field_of(params, codes, light)
     return render_rays(
       with_gradient(field) if gradient else field,
       rays,
       sampler,
       compositor,
       draws=draws,
-      hints=window,
+      hints=None if width is None else Window(centre, width),
       light=light,
       chunk=chunk,
     )
 
-  if window is not None:  # one width for all, as an axis to map over
-    window = dataclasses.replace(window, width=jnp.broadcast_to(window.width, (batch,)))
-  flat = jax.vmap(render_one)(codes, lights, rays, draws, window)
+  def render_share(params: PyTree, instances: PyTree, of_rays: tuple[Rays, Draws, Array | None]) -> Rendering:
+    b, n = of_rays[0].near.shape
+    chunk = chunk_rays(n, sampler.points_per_ray, b, points)
+    return jax.vmap(partial(render_one, chunk=chunk), in_axes=(None, 0, 0))(params, instances, of_rays)
+
+  width = None if window is None else jnp.broadcast_to(window.width, (batch,))  # one for all, as an axis to map over
+  centre = None if window is None else window.centre
+  flat = parallel.share_rays(render_share, params, (codes, lights, width), (rays, draws, centre))
   depth = distance_to_depth(flat.distance, cameras, rays.viewdirs)
   flat = dataclasses.replace(flat, depth=depth)
   return jax.tree.map(lambda leaf: leaf.reshape(batch, resolution, resolution, *leaf.shape[2:]), flat)

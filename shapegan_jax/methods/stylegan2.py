@@ -179,7 +179,7 @@ class StyleGan2:
 
     def r1_loss(disc_params: PyTree) -> tuple[Array, None]:
       _, r1 = losses.logits_and_r1(partial(criticise, disc_params), real)
-      return 0.5 * goals.r1 * goals.r1_every * r1, None
+      return 0.5 * goals.r1 * goals.r1_every * r1.mean(), None
 
     def gen_loss(gen_params: PyTree) -> tuple[Array, Array]:
       image, w = draw.images(gen_params, draws("generator"), n)

@@ -39,15 +39,15 @@ def top_k_mean(
 
 def logits_and_r1(
   critic_fn: Callable[[Array], Array], images: Float[Array, "b h w c"]
-) -> tuple[Float[Array, " b"], Float[Array, ""]]:
-  """Logits of real images and E |d logit / d image|^2, from one forward and one backward pass (Mescheder et al. 2018).
+) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+  """Logits of real images and |d logit / d image|^2, from one forward and one backward pass (Mescheder et al. 2018).
 
-  The published penalty is half of it times its weight. Differentiating this with respect to the critic's parameters is
-  reverse over reverse, the cheap form of the second derivative.
+  The published penalty is half of their mean times its weight. Differentiating this with respect to the critic's
+  parameters is reverse over reverse, the cheap form of the second derivative.
   """
   logits, pull_back = jax.vjp(critic_fn, images)
   (gradient,) = pull_back(jnp.ones_like(logits))
-  return logits, jnp.mean(jnp.sum(gradient**2, axis=(1, 2, 3)))
+  return logits, jnp.sum(gradient**2, axis=(1, 2, 3))
 
 
 def consistency_loss(predicted: Float[Array, "*b d"], target: Float[Array, "*b d"]) -> Float[Array, ""]:

@@ -94,7 +94,7 @@ class Tiny:
 
   @functools.cached_property
   def mesh(self) -> Mesh:
-    return parallel.make_mesh([self.method.stages[0][1].batch_size])
+    return parallel.mesh_for(self.method.stages[:1])
 
   @functools.cached_property
   def state(self) -> PyTree:

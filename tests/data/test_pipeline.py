@@ -72,7 +72,7 @@ def test_batches_have_the_stages_shape_range_and_layout():
 @pytest.mark.parametrize("resize", ["antialias", "legacy"])
 def test_processes_together_read_the_batch_that_one_process_reads(resize):
   whole = run(Noise(), resize=resize)
-  parts = [run(Noise(), resize=resize, process_index=p, process_count=2) for p in range(2)]
+  parts = [run(Noise(), resize=resize, block=(p, 2)) for p in range(2)]
   for batch, *rows in zip(whole, *parts, strict=True):
     np.testing.assert_array_equal(np.concatenate(rows), batch)
 
@@ -133,7 +133,7 @@ def test_memory_never_changes_a_batch_and_spares_the_reads(resize, monkeypatch):
 
 def test_impossible_requests_are_refused_before_the_first_batch():
   with pytest.raises(UserError, match="6 cannot be shared by 4 processes"):
-    run(Noise(), process_count=4)
+    run(Noise(), block=(0, 4))
   with pytest.raises(UserError, match=r"data\.image_size=32"):
     run(Noise(), stages=((0, Stage(32, 2)),))
   with pytest.raises(UserError, match="antialias, legacy"):

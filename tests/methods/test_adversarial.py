@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from functools import partial
 
 import jax
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 
 from configs import common, pigan, shadegan
+from shapegan_jax import parallel
+from shapegan_jax.costs import collectives
 from shapegan_jax.errors import UserError
 from shapegan_jax.methods.base import build, resolve
 from shapegan_jax.types import Lights
@@ -121,37 +125,60 @@ def test_query_agrees_with_finite_differences(shade):
     np.testing.assert_allclose(gradient[..., axis], (ahead - behind) / 2e-4, rtol=0.02, atol=2.0)
 
 
-def test_a_step_on_two_devices_is_a_step_on_one():
-  method = build(small(pigan.get_config("smoke")))
-  stage, anneals = method.plan(0)
-  image = np.random.default_rng(0).uniform(-1, 1, (4, stage.resolution, stage.resolution, 3)).astype(np.float32)
-  state = method.init(jax.random.key(0))
+class OneStep:
+  """A step of pi-GAN on a mesh of some devices: what it gives and the program."""
 
-  def run(n_devices):
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:n_devices]), ("data",))
-    whole, rows = (jax.sharding.NamedSharding(mesh, jax.P(*axes)) for axes in ((), ("data",)))
-    args = jax.device_put((state, jax.random.key(1), traced(anneals)), whole)
-    step = jax.jit(method.update, static_argnames="stage", out_shardings=whole)
+  def __init__(self, shape, **stages):
+    config = common.shrink(pigan.get_config("smoke"))
+    config.stages.update(stages)
+    config.rendering.chunk_points = 64  # a loop over parts of the rays
+    method = build(config.to_dict())
+    stage, anneals = method.plan(0)
+    image = np.random.default_rng(0).uniform(-1, 1, (4, stage.resolution, stage.resolution, 3)).astype(np.float32)
+    devices = np.array(jax.devices()[: math.prod(shape)]).reshape(shape)
+    mesh = jax.sharding.Mesh(devices, (parallel.DATA, parallel.RAYS))
+    args = parallel.put_replicated(mesh, (method.init(jax.random.key(0)), traced(anneals)))
+    batch, key = parallel.put_batch(mesh, {"image": image}), jax.jit(lambda: jax.random.key(1))()
+    key = jax.device_put(key, parallel.replicated(mesh))
+    step = jax.jit(method.update, static_argnames="stage", out_shardings=parallel.replicated(mesh))
     with jax.set_mesh(mesh):
-      lowered = step.lower(args[0], {"image": jax.device_put(image, rows)}, args[1], args[2], stage=stage)
-    compiled = lowered.compile()
-    after, metrics = compiled(args[0], {"image": jax.device_put(image, rows)}, args[1], args[2])
-    return compiled, jax.device_get(after), jax.device_get(metrics)
+      self.program = step.lower(args[0], batch, key, args[1], stage=stage).compile()
+    self.after, self.metrics = jax.device_get(self.program(args[0], batch, key, args[1]))
 
-  single, one, one_metrics = run(1)
-  compiled, two, two_metrics = run(2)
-  for name, value in one_metrics.items():
-    np.testing.assert_allclose(two_metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
-  # Adam divides by the gradient's own size, so where a gradient is rounding noise the update is a coin toss.
-  agree = [np.isclose(a, b, atol=2e-6).mean() for a, b in zip(*map(jax.tree.leaves, (one, two)), strict=True)]
-  assert np.mean(agree) > 0.95
-  loops = [
-    block for block in compiled.as_text().split("\n\n") if "while" in block.split("(")[0] or "body" in block[:80]
-  ]
-  assert loops
-  assert not any("all-gather" in block for block in loops), "the field's loop moves data between devices"
-  work = [program.cost_analysis()["flops"] for program in (single, compiled)]
-  assert work[1] < 0.65 * work[0], "two devices do not share the work"
+  def is_close_to(self, other):
+    for name, value in self.metrics.items():
+      np.testing.assert_allclose(other.metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+    # Adam divides by the gradient's own size, so where a gradient is rounding noise the update is a coin toss.
+    pairs = zip(*map(jax.tree.leaves, (self.after, other.after)), strict=True)
+    return np.mean([np.isclose(a, b, atol=2e-6).mean() for a, b in pairs]) > 0.95
+
+  @property
+  def turns(self):
+    """How often its longest loop, that over parts of the rays, turns."""
+    return max(map(int, re.findall(r'known_trip_count":\{"n":"(\d+)"', self.program.as_text())))
+
+
+@pytest.fixture(scope="module")
+def one_step():
+  return OneStep((1, 1))
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (1, 2)], ids=["data", "rays"])
+def test_a_step_on_two_devices_is_a_step_on_one(one_step, shape):
+  """Each does half of the work (of the generator's, where the rays of a picture are shared), and they meet only when it
+  is done: the gradients of each network are summed once, and rays become pictures once."""
+  two = OneStep(shape)
+  assert one_step.is_close_to(two)
+  assert two.turns == one_step.turns / 2 > 0, "two devices do not share the work"
+  found = collectives(two.program)
+  assert not any(inside for _, inside in found), f"a loop moves data between devices: {found}"
+  assert {name for name, _ in found} <= {"all-reduce", "all-gather"}, found
+  assert found["all-reduce", False] <= 4, found
+  assert found["all-gather", False] <= 6, found
+
+
+def test_a_discriminator_that_takes_a_batch_in_parts_learns_the_same(one_step):
+  assert one_step.is_close_to(OneStep((2, 1), parts=2))
 
 
 def test_fakes_can_be_shared(shade):

@@ -83,7 +83,7 @@ def test_gradients_of_the_penalties_are_those_of_differences(method, params, rng
     image = jnp.asarray(rng.uniform(-1, 1, (4, 8, 8, 3)))
 
     def r1(critic):
-      return losses.logits_and_r1(lambda x: method.critic.apply({"params": critic}, x), image)[1]
+      return losses.logits_and_r1(lambda x: method.critic.apply({"params": critic}, x), image)[1].mean()
 
     difference, told = slope(r1, params["discriminator"], rng)
     np.testing.assert_allclose(difference, told, rtol=1e-4)

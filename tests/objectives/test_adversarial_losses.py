@@ -53,7 +53,7 @@ def test_r1_of_a_linear_critic_is_its_squared_weight_per_image(rng):
   images = jnp.asarray(rng.standard_normal((3, 4, 4, 3)), jnp.float32)
   logits, penalty = logits_and_r1(lambda x: jnp.einsum("bhwc,hwc->b", x, weight), images)
   np.testing.assert_allclose(logits, np.einsum("bhwc,hwc->b", images, weight), rtol=1e-4, atol=1e-5)
-  np.testing.assert_allclose(penalty, np.sum(np.square(weight)), rtol=1e-5)
+  np.testing.assert_allclose(penalty, np.full(3, np.sum(np.square(weight))), rtol=1e-5)
 
 
 def test_r1_and_its_gradient_are_finite_differences(rng):
@@ -64,7 +64,7 @@ def test_r1_and_its_gradient_are_finite_differences(rng):
     return jnp.sum(jnp.sin(x.reshape(-1, 4) @ w), -1)
 
   def penalty(w):
-    return logits_and_r1(lambda x: critic(w, x), images)[1]
+    return logits_and_r1(lambda x: critic(w, x), images)[1].mean()
 
   h, expected = 1e-2, 0.0
   for pixel in np.ndindex(2, 2, 1):
