@@ -16,8 +16,9 @@ def requirements() -> list[str]:
 MESH = ["scikit-image>=0.24", "trimesh>=4.4"]
 VIDEO = ["imageio[ffmpeg]>=2.37"]  # mp4; gif needs nothing
 VIEWER = ["viser>=1.1"]  # 1.1: docked panel, limits of the orbit
+NOTEBOOKS = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
 # With what the commands need, so that their tests run.
-TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "beartype>=0.20", *MESH, *VIDEO, *VIEWER]
+TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "beartype>=0.20", *MESH, *VIDEO, *VIEWER, *NOTEBOOKS]
 
 setup(
   name="shapegan_jax",
@@ -38,6 +39,7 @@ setup(
     "mesh": MESH,
     "video": VIDEO,
     "viewer": VIEWER,
+    "gcs": ["gcsfs>=2025.3"],  # brings google-cloud-storage, which orbax asks about buckets
     "gpu": ["jax[cuda]>=0.10; sys_platform == 'linux'"],
     "tpu": ["jax[tpu]>=0.10; sys_platform == 'linux'"],
     "test": TEST,

@@ -51,16 +51,16 @@ def heads() -> ConfigDict:
   config.subjects.update(count=64, instance=False)
   config.networks.update(width=24, bottleneck=128, encoder_width=24, offset_width=24)
   config.relief.update(fov_deg=12.0, near=0.88, far=1.12, supersample=1)  # the set's own camera
-  config.masks.update(kind="background", background=1.0, in_loss=True, near=0.91, far=1.03)
+  config.masks.update(kind="background", background=1.0, in_loss=True, near=0.93, far=1.01, up=0.1, down=0.1, sides=0.1)
   # The set's own poses, and the shifts the generator was shown.
   config.views.update(deviation=(0.148, 0.286, 0.0, 0.1, 0.1, 0.0), scale=1.0)
-  config.optimizers.learning_rate = 3e-4
+  config.optimizers.learning_rate = 5e-4
   config.stages = published.stages(
     resolution=64,
     prior=300,
     albedo=(300, 100),
-    encoder=(500, 300),
-    joint=(500, 400),
+    encoder=(400, 200),
+    joint=(1200, 800),
     flip_albedo=(False, True, True),
     flip_joint=(True, True, True),
     images_per_step=4,

@@ -21,7 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from shapegan_jax.errors import UserError
-from shapegan_jax.files import aside
+from shapegan_jax.files import AnyPath, aside, in_bucket, located
 from shapegan_jax.types import PyTree
 
 FREE_SETTINGS = ("num_steps", "log_every", "preview", "checkpoint", "evaluation", "data.cache_dir")
@@ -31,13 +31,14 @@ FREE_SETTINGS = ("num_steps", "log_every", "preview", "checkpoint", "evaluation"
 class Checkpoints:
   """The checkpoints of one workdir. Use as a context manager: leaving it waits for the writer."""
 
-  def __init__(self, workdir: str | Path, *, keep: int = 3, asynchronous: bool = True, read_only: bool = False):
+  def __init__(self, workdir: str | AnyPath, *, keep: int = 3, asynchronous: bool = True, read_only: bool = False):
     """Args:
     keep: how many of the newest checkpoints stay on disk.
     asynchronous: write in the background while training goes on.
     read_only: never create, delete or tidy anything (a training may be running in the same workdir).
     """
-    self.folder = Path(workdir).absolute() / "checkpoints"
+    workdir = located(workdir)
+    self.folder = (workdir if in_bucket(workdir) else workdir.absolute()) / "checkpoints"
     # Not orbax's own `read_only`, which warns of everything it then does not do.
     options = ocp.CheckpointManagerOptions(
       max_to_keep=None if read_only else keep,
@@ -97,19 +98,19 @@ class Checkpoints:
       ) from error
 
 
-def write_json(path: str | Path, content: Any) -> None:
+def write_json(path: str | AnyPath, content: Any) -> None:
   """A JSON file, whole or not at all."""
   with aside(path) as temporary:
     temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def read_config(workdir: str | Path) -> dict[str, Any]:
+def read_config(workdir: str | AnyPath) -> dict[str, Any]:
   """The config that a workdir was made with.
 
   Raises:
     UserError: the folder is not a workdir.
   """
-  path = Path(workdir) / "config.json"
+  path = located(workdir) / "config.json"
   try:
     return json.loads(path.read_text())
   except OSError as error:
@@ -119,13 +120,13 @@ def read_config(workdir: str | Path) -> dict[str, Any]:
     raise UserError(f"{path}: not valid JSON ({error}); restore the file or choose another workdir") from error
 
 
-def claim_workdir(workdir: str | Path, config: Mapping[str, Any], *, write: bool = True) -> None:
+def claim_workdir(workdir: str | AnyPath, config: Mapping[str, Any], *, write: bool = True) -> None:
   """Write config.json, unless the workdir holds checkpoints of another config. `FREE_SETTINGS` may differ.
 
   Raises:
     UserError: the workdir belongs to another config (the message lists every difference), or cannot be written.
   """
-  workdir = Path(workdir)
+  workdir = located(workdir)
   trained = any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*"))
   if trained and (differing := config_differences(read_config(workdir), config)):
     raise UserError(

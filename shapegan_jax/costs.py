@@ -8,6 +8,7 @@ program without rematerialisation is the price of saving memory.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections import Counter
@@ -20,21 +21,25 @@ import jax
 @dataclasses.dataclass(frozen=True)
 class Cost:
   """Floating-point operations: of matrix products and convolutions (2 per multiplication and addition), and of
-  everything that is done number by number (1 each, a sine or an exponential too). Integers and copies are free."""
+  everything that is done number by number (1 each, a sine or an exponential too). Integers and copies are free.
+
+  `moved` are the bytes that the products and convolutions read and write, each operand and result once.
+  """
 
   products: int = 0
   elementwise: int = 0
+  moved: int = dataclasses.field(default=0, compare=False)
 
   @property
   def total(self) -> int:
     return self.products + self.elementwise
 
   def __add__(self, other: Cost) -> Cost:
-    return Cost(self.products + other.products, self.elementwise + other.elementwise)
+    return Cost(self.products + other.products, self.elementwise + other.elementwise, self.moved + other.moved)
 
   def times(self, n: int) -> Cost:
     """The cost of doing it n times."""
-    return Cost(n * self.products, n * self.elementwise)
+    return Cost(n * self.products, n * self.elementwise, n * self.moved)
 
 
 def flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Cost:
@@ -45,26 +50,34 @@ def flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Cost:
   Raises:
     ValueError: the program has a loop whose length is not known before it runs.
   """
-  return _of(jax.make_jaxpr(lambda *a: function(*a, **kwargs))(*args).jaxpr)
+  return count(jax.make_jaxpr(lambda *a: function(*a, **kwargs))(*args).jaxpr)
 
 
-def _of(jaxpr: Any) -> Cost:
-  total = Cost()
+def count(jaxpr: Any, *, rounds: int | None = None) -> Cost:
+  """The cost of a jaxpr (of `jax.stages.Traced`, say), of all devices of its mesh together; see `flops`.
+
+  `rounds` is how often a loop is taken to run whose length is not known before (None: such a loop is an error).
+  """
+  total, of = Cost(), functools.partial(count, rounds=rounds)
   for equation in jaxpr.eqns:
     name, params = equation.primitive.name, equation.params
     if name == "scan":
-      total += _of(params["jaxpr"].jaxpr).times(params["length"])
+      total += of(params["jaxpr"].jaxpr).times(params["length"])
+    elif name == "shard_map":  # what one device does
+      total += of(params["jaxpr"]).times(params["mesh"].size)
     elif name == "cond":
-      total += max((_of(branch.jaxpr) for branch in params["branches"]), key=lambda cost: cost.total)
+      total += max((of(branch.jaxpr) for branch in params["branches"]), key=lambda cost: cost.total)
     elif name == "while":
-      if _of(params["body_jaxpr"].jaxpr).total:
+      body = of(params["body_jaxpr"].jaxpr)
+      if body.total and rounds is None:
         raise ValueError("a while loop's length is not known before it runs; use a scan or a fori_loop")
+      total += body.times(rounds or 0)
     elif name == "dot_general":
-      total += Cost(products=_dot(equation))
+      total += Cost(products=_dot(equation), moved=_moved(equation))
     elif name == "conv_general_dilated":
-      total += Cost(products=_convolution(equation))
+      total += Cost(products=_convolution(equation), moved=_moved(equation))
     elif inner := list(_inner(params)):
-      total = sum(map(_of, inner), total)
+      total = sum(map(of, inner), total)
     elif name not in _FREE:
       total += Cost(elementwise=_elementwise(equation))
   return total
@@ -81,6 +94,11 @@ def _convolution(equation: Any) -> int:
   kernel, numbers = equation.invars[1].aval, equation.params["dimension_numbers"]
   one = kernel.size // kernel.shape[numbers.rhs_spec[0]]
   return 2 * equation.outvars[0].aval.size * one // math.prod(equation.params["lhs_dilation"])
+
+
+def _moved(equation: Any) -> int:
+  arrays = [v.aval for v in (*equation.invars, *equation.outvars)]
+  return sum(aval.size * aval.dtype.itemsize for aval in arrays)
 
 
 # fmt: off

@@ -7,7 +7,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from shapegan_jax.checkpoints import read_config, write_json
 from shapegan_jax.data.pipeline import open_source
+from shapegan_jax.files import AnyPath, located
 from shapegan_jax.geometry.cameras import orbit_cameras
 from shapegan_jax.geometry.depthmaps import normals_from_depth
 from shapegan_jax.geometry.pixels import pixel_grid
@@ -41,14 +41,14 @@ MAX_DISAGREEMENT_DEG = 20.0
 
 
 def evaluate(
-  config: Mapping[str, Any] | None, workdir: str | Path, *, method: Method | None = None, source: Any = None
+  config: Mapping[str, Any] | None, workdir: str | AnyPath, *, method: Method | None = None, source: Any = None
 ) -> dict[str, Any]:
   """Measure the newest checkpoint of `workdir`: a table on the terminal, `eval.json`, and `eval/report.md` with
   pictures.
 
   The run's own saved config says what was trained; of `config` only the section `evaluation` counts.
   """
-  workdir, saved = Path(workdir), read_config(workdir)
+  workdir, saved = located(workdir), read_config(workdir)
   settings = {**saved.get("evaluation", {}), **(config or {}).get("evaluation", {})}
   samples = settings.get("final_samples") or settings.get("samples", 256)
   features = _features(settings) if settings.get("final_images") else None
@@ -118,7 +118,7 @@ def _features(settings: Mapping[str, Any]) -> FeatureNetwork:
 
 
 def _depths(
-  model: Model, workdir: Path, saved: Mapping[str, Any], settings: Mapping[str, Any]
+  model: Model, workdir: AnyPath, saved: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
   """SIDE and MAD by the papers' protocol, and what it was."""
   cameras = saved["cameras"]

@@ -7,7 +7,6 @@ python -m shapegan_jax.main --mode=eval --workdir=runs/heads
 
 from __future__ import annotations
 
-import re
 import sys
 
 from absl import app, flags, logging
@@ -15,6 +14,7 @@ from ml_collections import config_flags
 
 from shapegan_jax.errors import UserError
 from shapegan_jax.processes import is_watched, watch
+from shapegan_jax.settings import MISTAKES, in_one_line
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings, as FILE or FILE:PRESET.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; one that exists is gone on with.")
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     if _MODE.value == "train":
       from shapegan_jax.train import train
 
-      train(config, _WORKDIR.value)
+      sys.exit(75 if int(train(config, _WORKDIR.value).step) < config["num_steps"] else 0)  # 75: stopped, start again
     else:
       from shapegan_jax.evaluate import evaluate
 
@@ -64,12 +64,8 @@ def parse(argv: list[str]) -> list[str]:
     return rest
   except SystemExit:  # only --help leaves here, by absl's custom with code 1
     sys.exit(0)
-  except (UserError, flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
-    # A config's own error arrives as a traceback, of which the last line speaks; a typo as a twice quoted sentence.
-    text = str(error.args[0] if error.args else error).replace("\\n", "; ")
-    words = re.sub(r"^\w*Error: ", "", [line for line in text.splitlines() if line.strip()][-1].strip())
-    typo = "--config has no such setting: " if isinstance(error, AttributeError) else ""
-    fail(typo + (re.sub(r"[\\'\"]+", "", words) if typo else words))
+  except MISTAKES as error:
+    fail(in_one_line(error))
 
 
 def fail(message: str) -> None:

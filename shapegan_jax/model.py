@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from shapegan_jax.checkpoints import Checkpoints, export_safetensors, import_safetensors, read_config
 from shapegan_jax.errors import UserError
+from shapegan_jax.files import AnyPath, located
 from shapegan_jax.methods.base import Method, build
 from shapegan_jax.rng import root_key, stream
 from shapegan_jax.types import Array, Cameras, Codes, FieldSamples, Key, Lights, PyTree, Rendering
@@ -162,14 +163,14 @@ class Model:
     return self._jitted[name](self.params, latents, cameras, lights, resolution=resolution, truncation=truncation)
 
 
-def load(path: str | Path) -> Model:
+def load(path: str | AnyPath) -> Model:
   """The model of a workdir (its newest checkpoint's averaged parameters), of an exported `.safetensors` file, or of a
   name in `shipped_models()`.
 
   Raises:
     UserError: no such path or name, not a workdir, or nothing trained yet.
   """
-  path = Path(path)
+  path = located(path)
   if not path.exists() and str(path) in (shipped := shipped_models()):
     path = shipped[str(path)]
   if path.is_file():
@@ -190,7 +191,7 @@ def shipped_models() -> dict[str, Path]:
   return {path.parent.name: path for path in sorted(ZOO.glob("*/model.safetensors"))}
 
 
-def from_workdir(workdir: str | Path, method: Method, config: Mapping[str, Any]) -> Model:
+def from_workdir(workdir: str | AnyPath, method: Method, config: Mapping[str, Any]) -> Model:
   """The model of the workdir's newest checkpoint, whose method is at hand already."""
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   abstract = jax.tree.map(

@@ -11,7 +11,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,12 +19,15 @@ from jax.sharding import Mesh
 
 from shapegan_jax import parallel
 from shapegan_jax.checkpoints import Checkpoints, claim_workdir
+from shapegan_jax.costs import peak_bytes
 from shapegan_jax.data import pipeline
 from shapegan_jax.errors import UserError
 from shapegan_jax.evaluate import alarms, data_depth_deviation, image_reporter, preview, shape_report
+from shapegan_jax.files import AnyPath, located
 from shapegan_jax.methods.base import Method, build, resolve
 from shapegan_jax.metrics.writer import Averages, MetricsWriter, Progress, byte_count, duration, write_png
 from shapegan_jax.model import Model, with_dependencies
+from shapegan_jax.programs import stage_words, trace_update
 from shapegan_jax.rng import root_key
 from shapegan_jax.schedules import Stage, Stages, stage_at
 from shapegan_jax.state import all_finite, nonfinite_names, parameter_count, parameter_table
@@ -39,7 +41,7 @@ class Run:
   """What stays the same from the first step to the last."""
 
   config: Mapping[str, Any]
-  workdir: Path
+  workdir: AnyPath
   method: Method
   mesh: Mesh
   key: Key
@@ -52,7 +54,7 @@ class Run:
 
 
 def train(
-  config: Mapping[str, Any], workdir: str | Path, *, method: Method | None = None, source: Any = None
+  config: Mapping[str, Any], workdir: str | AnyPath, *, method: Method | None = None, source: Any = None
 ) -> PyTree:
   """Train to `config["num_steps"]` updates, or go on from the workdir's newest checkpoint.
 
@@ -67,7 +69,7 @@ def train(
     UserError: settings, data or workdir are at fault, or a number is no longer finite.
   """
   parallel.enable_compilation_cache()
-  workdir, active = Path(workdir), parallel.is_writer()
+  workdir, active = located(workdir), parallel.is_writer()
   source = pipeline.open_source(config["data"]) if source is None else source
   config, dependencies = with_dependencies(resolve(dict(config), source))
   method = method or build(config)
@@ -179,7 +181,7 @@ def _announce(run: Run, state: PyTree, first_step: int, images: int) -> None:
   shapes: dict[str, int] = {}  # consecutive stages may differ in what does not interest a reader
   for start, stage in run.method.stages:
     if start < config["num_steps"]:
-      shapes.setdefault(_words(Stage(stage.resolution, stage.batch_size)), start)
+      shapes.setdefault(stage_words(Stage(stage.resolution, stage.batch_size)), start)
   say(f"stages     {'; '.join(f'{shape} from step {start}' for shape, start in shapes.items())}")
   generator = run.method.params_of(state, ema=False)
   say(f"parameters {parameter_count(generator):,} in the generator (listed in parameters.txt)")
@@ -193,25 +195,11 @@ def _announce(run: Run, state: PyTree, first_step: int, images: int) -> None:
 def _compile(run: Run, stage: Stage, step: int, arguments: tuple[PyTree, ...]) -> Any:
   """The update of a stage as one program; says what it costs."""
   begun = time.monotonic()
-  sharding = parallel.replicated(run.mesh)
-  update = jax.jit(run.method.update, static_argnames="stage", donate_argnums=0, out_shardings=sharding)
-  with jax.set_mesh(run.mesh):
-    program = update.lower(*arguments, stage=stage).compile()
-  memory = program.memory_analysis()
-  cost = ""
-  if memory is not None:
-    size = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    cost = f"; a step needs {byte_count(size + memory.temp_size_in_bytes)} on each device"
-  run.progress.say(f"compiled   {_words(stage)}; for step {step} on, in {duration(time.monotonic() - begun)}{cost}")
+  program = trace_update(run.method, run.mesh, stage, arguments).lower().compile()
+  cost = f"a step needs {byte_count(peak_bytes(program))} on each device"
+  taken = duration(time.monotonic() - begun)
+  run.progress.say(f"compiled   {stage_words(stage)}; for step {step} on, in {taken}; {cost}")
   return program
-
-
-def _words(stage: Stage) -> str:
-  """A stage in a line: its size, then whatever else differs from its class's defaults."""
-  fields = [f for f in dataclasses.fields(stage) if f.name not in ("resolution", "batch_size")]
-  odd = {f.name: getattr(stage, f.name) for f in fields if getattr(stage, f.name) != f.default}
-  named = [name if value is True else f"{name} {value}" for name, value in odd.items()]
-  return ", ".join([f"{stage.resolution}x{stage.resolution}", f"batch {stage.batch_size}", *named])
 
 
 def _foretell(run: Run, step: int, begun: float) -> None:
@@ -261,6 +249,7 @@ def _log(run: Run, done: int, averages: Mapping[str, float], plan: Mapping[str, 
 def _save(run: Run, state: PyTree, done: int) -> None:
   if not jax.jit(all_finite)(state):
     raise _diverged(run, f"step {done}: {nonfinite_names(state)[0]} is not finite")
+  run.writer.flush()
   run.checkpoints.save(done, state)
 
 

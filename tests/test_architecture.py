@@ -39,9 +39,10 @@ MAY_IMPORT = {
   "schedules": GROUND,
   "parallel": GROUND | CLOCKS,
   "checkpoints": GROUND | CLOCKS,
+  "settings": {"errors"},
 }
 LOWER = set(MAY_IMPORT)
-RUNNERS = {"model", "train", "evaluate", "image_metrics", "shape_metrics"}
+RUNNERS = {"model", "programs", "train", "evaluate", "image_metrics", "shape_metrics"}
 MAY_IMPORT |= {
   "methods": LOWER,
   **dict.fromkeys(RUNNERS, LOWER | {"methods"} | RUNNERS),
@@ -58,7 +59,7 @@ LIVES_IN = {
   "safetensors": {"checkpoints"},
   "grain": {"data"},
   "tensorflow_datasets": {"data"},
-  "ml_collections": {"main"},
+  "ml_collections": {"main", "settings"},
   "tyro": {"tools"},
   "viser": {"tools"},
   "tensorflow": set(),

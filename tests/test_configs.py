@@ -109,29 +109,30 @@ def shallow(config: ConfigDict) -> ConfigDict:
   return config
 
 
-# What of a stage says how many or how large. Stages alike but for these are one program in other sizes. Of `heads` the
-# first of each program and the last stage are traced, of the other presets the last. With EVERY_STAGE=1 (.ci/run sets
-# it) all stages of all presets are, at the shipped depth.
+# What of a stage says how many or how large. Stages alike but for these are one program in other sizes: of `heads` the
+# first of each program and the last stage are traced. With THOROUGH=1 (.ci/run sets it) all stages of all presets are,
+# at the shipped depth.
 SIZES = {"resolution", "samples", "batch_size", "topk_group", "gradient_scale"}
 
 
-def to_trace(preset: str, stages: tuple[tuple[int, Stage], ...]) -> list[tuple[int, Stage]]:
-  if os.environ.get("EVERY_STAGE"):
+def to_trace(stages: tuple[tuple[int, Stage], ...]) -> list[tuple[int, Stage]]:
+  if os.environ.get("THOROUGH"):
     return list(stages)
   programs: dict[str, tuple[int, Stage]] = {}
-  if preset == "heads":
-    for start, stage in stages:
-      kind = {name: value for name, value in dataclasses.asdict(stage).items() if name not in SIZES}
-      programs.setdefault(repr(kind), (start, stage))
+  for start, stage in stages:
+    kind = {name: value for name, value in dataclasses.asdict(stage).items() if name not in SIZES}
+    programs.setdefault(repr(kind), (start, stage))
   return list(dict.fromkeys([*programs.values(), stages[-1]]))
 
 
 @pytest.mark.parametrize(("name", "preset"), ALL_PRESETS)
 def test_every_stage_of_a_preset_can_be_traced_at_full_size(name, preset, no_collector):
+  if preset != "heads" and not os.environ.get("THOROUGH"):
+    pytest.skip("minutes, all together; THOROUGH=1 traces every preset")
   key = root_key(0)
   jax.eval_shape(method_of(name, preset).init, key)
   config = config_of(name, preset)
-  method = build((config if os.environ.get("EVERY_STAGE") else shallow(config)).to_dict())
+  method = build((config if os.environ.get("THOROUGH") else shallow(config)).to_dict())
   state = jax.eval_shape(method.init, key)
   starts = [start for start, _ in method.stages]
   assert starts[0] == 0
@@ -139,7 +140,7 @@ def test_every_stage_of_a_preset_can_be_traced_at_full_size(name, preset, no_col
   for start, stage in method.stages:
     assert method.plan(start)[0] == stage
     assert stage.batch_size % (getattr(stage, "topk_group", 0) or 1) == 0
-  for start, stage in to_trace(preset, method.stages):
+  for start, stage in to_trace(method.stages):
     _, anneals = method.plan(start)
     size = stage.resolution
     batch = {"image": jax.ShapeDtypeStruct((stage.batch_size, size, size, 3), jnp.float32)}

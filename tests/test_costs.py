@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from shapegan_jax.costs import Cost, flops, peak_bytes
+from shapegan_jax.costs import Cost, count, flops, peak_bytes
 
 
 def test_a_product_costs_two_operations_a_term():
@@ -43,6 +43,29 @@ def test_loops_count_as_often_as_they_run():
   assert flops(looped, w).products == 15 * once
   with pytest.raises(ValueError, match="not known before"):
     flops(lambda w: jax.lax.while_loop(lambda x: x.sum() < 1, lambda x: x @ w, w), w)
+
+
+def test_a_loop_of_unknown_length_runs_as_often_as_one_says():
+  w = jnp.zeros((4, 4))
+  jaxpr = jax.make_jaxpr(lambda w: jax.lax.while_loop(lambda x: x.sum() < 1, lambda x: x @ w, w))(w).jaxpr
+  assert count(jaxpr, rounds=7) == Cost(products=7 * 2 * 4**3)
+
+
+def test_what_every_device_does_is_counted_for_all():
+  mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+  spec = jax.sharding.PartitionSpec("data")
+  shared = jax.shard_map(lambda x: x @ x.T, mesh=mesh, in_specs=spec, out_specs=spec)
+  assert flops(shared, jnp.zeros((6, 5))) == Cost(products=2 * (2 * 3 * 3 * 5))
+
+
+def test_products_move_their_operands_and_results():
+  a, b = jnp.zeros((3, 4)), jnp.zeros((4, 5))
+  assert flops(lambda a, b: jnp.sin(a) @ b, a, b).moved == 4 * (3 * 4 + 4 * 5 + 3 * 5)
+  image, kernel = jnp.zeros((1, 8, 8, 2)), jnp.zeros((3, 3, 2, 6))
+  dimensions = ("NHWC", "HWIO", "NHWC")
+  convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=dimensions)  # noqa: E731
+  assert flops(convolve, image, kernel).moved == 4 * (image.size + kernel.size + 8 * 8 * 6)
+  assert flops(lambda a: jax.lax.fori_loop(0, 5, lambda _, x: x @ x, a), jnp.zeros((2, 2))).moved == 5 * 4 * 12
 
 
 def test_the_dearest_branch_counts():

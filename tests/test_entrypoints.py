@@ -74,3 +74,16 @@ def test_a_mistake_is_answered_by_name_and_without_a_traceback(arguments, words,
   assert answer.returncode != 0
   assert all(word in said for word in words), said
   assert "Traceback" not in said, said
+
+
+@pytest.mark.parametrize(("step", "code"), [(3, 75), (10, 0)])
+def test_a_run_that_was_stopped_is_told_from_one_that_is_done(step, code, tmp_path):
+  # Whatever started it (launch/) has to know whether to start it again.
+  stand_in = f"types.SimpleNamespace(train=lambda *unused: types.SimpleNamespace(step={step}))"
+  answer = python(
+    f"import sys, types; sys.modules['shapegan_jax.train'] = {stand_in}\n{RUN_MAIN}",
+    "--config=configs/shadegan.py:smoke",
+    "--config.num_steps=10",
+    f"--workdir={tmp_path}",
+  )
+  assert answer.returncode == code, answer.stderr

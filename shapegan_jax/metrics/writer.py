@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,30 +21,38 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from shapegan_jax.files import aside
+from shapegan_jax.files import AnyPath, aside, copy, in_bucket, located
 
 
-def write_png(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
+def write_png(path: str | AnyPath, image: UInt8[np.ndarray, "h w 3"]) -> None:
   """A PNG file, whole or not at all: a viewer never meets half a picture."""
   with aside(path) as temporary:
     Image.fromarray(image).save(temporary, format="PNG")
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: str | AnyPath, text: str) -> None:
   """A text file, whole or not at all."""
   with aside(path) as temporary:
     temporary.write_text(text, encoding="utf-8")
 
 
 class MetricsWriter:
-  """Appends to the logs of a workdir. A run resumed at `first_step` first drops what an earlier one logged after it."""
+  """Appends to the logs of a workdir. A run resumed at `first_step` first drops what an earlier one logged after it.
 
-  def __init__(self, workdir: str | Path, *, first_step: int = 0, active: bool = True):
+  Nothing can be appended to in a bucket: logs are kept on this machine and copied there by `flush` and `close`.
+  """
+
+  def __init__(self, workdir: str | AnyPath, *, first_step: int = 0, active: bool = True):
     """`active=False` (every process but one) writes nothing."""
     self._active = active
     if not active:
       return
-    workdir = Path(workdir)
+    workdir, self._copies_to = located(workdir), None
+    if in_bucket(workdir):
+      self._folder, self._copies_to = tempfile.TemporaryDirectory(), workdir
+      workdir = Path(self._folder.name)
+      if (logged := self._copies_to / "metrics.jsonl").exists():
+        write_text(workdir / logged.name, logged.read_text())
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "metrics.jsonl"
     _truncate(path, first_step)
@@ -67,10 +76,25 @@ class MetricsWriter:
     if self._active:
       self._events.add_image(name, image, step, dataformats="HWC")
 
+  def flush(self) -> None:
+    """Copy everything to the bucket, if it goes to one. Called before a checkpoint, what it goes on from is there."""
+    if self._active and self._copies_to is not None:
+      self._events.flush()
+      self._copy()
+
   def close(self) -> None:
     if self._active:
       self._lines.close()
       self._events.close()
+      if self._copies_to is not None:
+        self._copy()
+        self._folder.cleanup()
+
+  def _copy(self) -> None:
+    folder = Path(self._folder.name)
+    for file in folder.rglob("*"):
+      if file.is_file():
+        copy(file, self._copies_to / file.relative_to(folder).as_posix())
 
 
 def _truncate(path: Path, last_step: int) -> None:

@@ -68,6 +68,12 @@ def _view() -> Command:
   return view
 
 
+def _plan() -> Command:
+  from shapegan_jax.tools.plan import plan
+
+  return plan
+
+
 def _doctor() -> Command:
   from shapegan_jax.tools.doctor import doctor
 
@@ -82,6 +88,7 @@ COMMANDS: dict[str, tuple[Callable[[], Command], str]] = {
   "lift": (_lift, "Find the shape behind pictures with a StyleGAN2, by GAN2Shape: mesh, relighting, other views."),
   "train-encoder": (_train_encoder, "Train the network that gives the search of invert a better start."),
   "view": (_view, "Look at a model in the browser: turn it, walk through its shapes, move the light."),
+  "plan": (_plan, "Say what a training would take before it begins: arithmetic, memory, time, and what fits."),
   "doctor": (_doctor, "Say what this installation has and lacks, and try it out."),
   "convert": (_convert, "Turn a published PyTorch checkpoint into a file that shapegan_jax.load reads."),
 }
@@ -97,6 +104,8 @@ def main(argv: list[str] | None = None) -> None:
   name, *rest = argv
   if name not in COMMANDS:
     fail(f"{name!r}: no such command; the commands are {', '.join(COMMANDS)} (shapegan COMMAND --help explains one)")
+  if name == "plan":  # the settings of a config are changed as in training; tyro cannot know them
+    rest = [re.sub(r"^--config\.", "--change=", argument) for argument in rest]
   try:
     _run(COMMANDS[name][0](), name, rest)
   except UserError as error:

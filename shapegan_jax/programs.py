@@ -1,0 +1,50 @@
+"""The update of a stage as one compiled program: the one that trains, and the one that is planned with."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from shapegan_jax import parallel
+from shapegan_jax.methods.base import Method
+from shapegan_jax.rng import root_key
+from shapegan_jax.schedules import Stage
+from shapegan_jax.types import PyTree
+
+
+def trace_update(method: Method, mesh: Mesh, stage: Stage, arguments: tuple[PyTree, ...]) -> jax.stages.Traced:
+  """The update of a stage on a mesh, to be lowered and compiled; it takes the old state's memory for the new one.
+
+  `arguments` are (state, batch, key, anneals), on the devices or as `abstract_arguments`.
+  """
+  sharding = parallel.replicated(mesh)
+  update = jax.jit(method.update, static_argnames="stage", donate_argnums=0, out_shardings=sharding)
+  with jax.set_mesh(mesh):
+    return update.trace(*arguments, stage=stage)
+
+
+def abstract_arguments(method: Method, mesh: Mesh, step: int) -> tuple[PyTree, ...]:
+  """(state, batch, key, anneals) of the update at `step`, as shapes that say where they lie: nothing is allocated."""
+  stage, plan = method.plan(step)
+  whole, cut = parallel.replicated(mesh), parallel.batch_sharded(mesh)
+  key = jax.eval_shape(lambda: root_key(0))
+  batch = {}
+  if getattr(method, "uses_data", True):
+    size = (stage.batch_size, stage.resolution, stage.resolution, 3)
+    batch = {"image": jax.ShapeDtypeStruct(size, jnp.float32, sharding=cut)}
+  anneals = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in plan}
+  state, key, anneals = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), (jax.eval_shape(method.init, key), key, anneals)
+  )
+  return state, batch, key, anneals
+
+
+def stage_words(stage: Stage) -> str:
+  """A stage in a line: its size, then whatever else differs from its class's defaults."""
+  fields = [f for f in dataclasses.fields(stage) if f.name not in ("resolution", "batch_size")]
+  odd = {f.name: getattr(stage, f.name) for f in fields if getattr(stage, f.name) != f.default}
+  named = [name if value is True else f"{name} {value}" for name, value in odd.items()]
+  return ", ".join([f"{stage.resolution}x{stage.resolution}", f"batch {stage.batch_size}", *named])
