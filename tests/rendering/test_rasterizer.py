@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiler_flags import AS_SHIPPED
 
 from shapegan_jax.geometry.ellipsoid import centred_ellipse, ellipsoid_depth
 from shapegan_jax.geometry.relief import ReliefCamera, rotations
@@ -179,7 +180,7 @@ def test_pictures_may_have_any_leading_axes_and_vmap_changes_nothing(rng):
     z, valid = warp_depth(SMALL, depth, views, supersample=1, **RANGE)
     return jnp.sum(jnp.where(valid, z, 0.0))
 
-  @jax.jit
+  @partial(jax.jit, compiler_options=AS_SHIPPED)
   def both(depth, views):
     nested = (depth.reshape(2, 2, 8, 8), views.reshape(2, 2, 6))
     return jax.value_and_grad(loss)(*nested), jax.vmap(jax.value_and_grad(loss))(depth, views)
