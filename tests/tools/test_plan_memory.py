@@ -40,13 +40,13 @@ batch = parallel.put_batch(mesh, jax.tree.map(lambda x: np.full(x.shape, 0.1, x.
 given = parallel.put_replicated(mesh, {name: np.float32(x) for name, x in method.plan(0)[1].items()})
 lying = sum(x.nbytes for x in jax.tree.leaves((state, batch, given)))
 grown = []
-for _ in range(4):
+for _ in range(8):
   with open("/proc/self/clear_refs", "w") as file:
     file.write("5")  # forget the largest size so far
   before = resident("VmRSS")
   state, _ = jax.block_until_ready(plan.program(state, batch, key, given))
   grown.append(resident("VmHWM") - before)
-print(plan.memory, lying + sorted(grown[1:])[1])
+print(plan.memory, lying + max(grown[1:]))  # the system may take back idle pages meanwhile: never too much
 """
 
 
