@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shapegan_jax.errors import UserError
 from shapegan_jax.files import aside
 from shapegan_jax.tools.outputs import check_folder
+from shapegan_jax.tools.photographs import (
+  check_mask,
+  find_photographs,
+  mask_of,
+  photograph_name,
+  read_mask,
+  read_square,
+)
 
 if TYPE_CHECKING:
   import numpy as np
@@ -55,10 +62,7 @@ def invert(
   """
   photographs = find_photographs(input, output)
   check_folder(output)
-  if mask is not None and not mask.exists():
-    raise UserError(f"--mask={mask}: no such file or folder")
-  if mask is not None and mask.is_dir() != input.is_dir():
-    raise UserError(f"--mask={mask}: must be a file for a photograph, a folder for a folder")
+  check_mask(input, mask)
   for name, value, low, high in (("steps", steps, 10, 100_000), ("batch", batch, 1, 1024)):
     if not low <= value <= high:
       raise UserError(f"--{name}={value}: must be {low} to {high}")
@@ -77,11 +81,11 @@ def invert(
   parallel.enable_compilation_cache()
   loaded = load(model)
   found_encoder = None if encoder is None else read_encoder(encoder, loaded)
-  names = dict(zip(photographs, file_names([_name(path, input) for path in photographs]), strict=True))
+  names = dict(zip(photographs, file_names([photograph_name(path, input) for path in photographs]), strict=True))
   pictures: dict[Path, Any] = {}
   for path in photographs:
     try:
-      pictures[path] = read_photograph(path, loaded, mask=_mask_of(path, input, mask))
+      pictures[path] = read_photograph(path, loaded, mask=mask_of(path, input, mask))
     except UserError as error:
       if not input.is_dir():
         raise
@@ -104,31 +108,7 @@ def invert(
   print(f"use them:  shapegan render --model={model} --codes={output / (names[paths[0]] + '.safetensors')} ...")
 
 
-def find_photographs(input: Path, output: Path) -> list[Path]:
-  """The picture files that `--input` names.
-
-  Raises:
-    UserError: there are none, or what is written to `output` would lie among them.
-  """
-  from shapegan_jax.data.folder import list_images
-
-  if input.is_dir():
-    try:
-      found = [input / file for file in list_images(input)]
-    except UserError as error:
-      raise UserError(f"--input={input}: {error}") from None
-    root = input.resolve()
-    if root in (output.resolve(), *output.resolve().parents):
-      raise UserError(f"--output={output}: lies in the folder of the photographs; choose another")
-    return found
-  if not input.is_file():
-    raise UserError(f"--input={input}: no such file or folder; name a photograph or a folder of them")
-  if output.resolve() == input.resolve().parent:
-    raise UserError(f"--output={output}: is the folder of the photograph; choose another")
-  return [input]
-
-
-def read_photograph(path: Path, model: Model, *, mask: Path | None = None, option: str = "--input") -> np.ndarray:
+def read_photograph(path: Path, model: Model, *, mask: Path | None = None) -> np.ndarray:
   """[r, r, 3] in [0, 1] at the model's resolution: the centred square, on the model's background.
 
   Raises:
@@ -138,47 +118,11 @@ def read_photograph(path: Path, model: Model, *, mask: Path | None = None, optio
 
   background = float(model.config["rendering"]["background"])
   grey = (round(255 * background),) * 3
-  picture = _read(path, model.resolution, grey, option)
+  picture = read_square(path, model.resolution, grey)
   if mask is None:
     return picture
-  inside = _read(mask, model.resolution, (0, 0, 0), "--mask").mean(-1, keepdims=True)
-  if not inside.max() > 0:
-    raise UserError(f"--mask={mask}: is black everywhere; it must be white where the object is")
+  inside = read_mask(mask, model.resolution)[..., None]
   return (inside * picture + (1 - inside) * background).astype(np.float32)
-
-
-def _read(path: Path, size: int, background: tuple[int, int, int], option: str) -> np.ndarray:
-  import numpy as np
-
-  from shapegan_jax.data.images import describe, load_square
-
-  if not path.is_file():
-    raise UserError(f"{option}: {path}: no such file")
-  try:
-    return load_square(path, size, background=background).astype(np.float32) / np.float32(255)
-  except Exception as error:  # Pillow raises whatever a damaged file brings about
-    raise UserError(f"{option}: {path}: cannot be read as a picture ({describe(error)})") from error
-
-
-def _name(path: Path, input: Path) -> str:
-  """What the files of a photograph are called: its own name, with the folders below `input`."""
-  relative = path.relative_to(input) if input.is_dir() else Path(path.name)
-  return relative.with_suffix("").as_posix().replace("/", "-")
-
-
-def _mask_of(path: Path, input: Path, mask: Path | None) -> Path | None:
-  """The mask of a photograph. In a folder it has the photograph's name, whatever the ending."""
-  if mask is None or mask.is_file():
-    return mask
-  wanted = mask / path.relative_to(input)
-  found: Iterable[Path] = [wanted, *sorted(wanted.parent.glob(f"{_escaped(wanted.stem)}.*"))]
-  return next((candidate for candidate in found if candidate.is_file()), wanted)
-
-
-def _escaped(name: str) -> str:
-  import glob
-
-  return glob.escape(name)
 
 
 def _write(
