@@ -22,6 +22,8 @@ from shapegan_jax.networks.siren import FilmSiren, SphereStart
 from shapegan_jax.rendering.volume import Compositor, Draws, Sampler, Window, render_rays, with_gradient
 from shapegan_jax.types import Array, Cameras, Codes, FieldFn, FieldSamples, Key, Lights, PyTree, Rays, Rendering
 
+ACCELERATOR_POINTS = 1 << 18
+"""The points in flight that `device_chunk_points` chooses on an accelerator."""
 _MEAN_CODE_LATENTS = 10_000  # pi-GAN averages the codes of this many latents for truncation
 
 
@@ -192,7 +194,7 @@ def make_critic(config: Mapping[str, Any]) -> Any:
 
 def device_chunk_points() -> int:
   """Points in flight: what a CPU's cache holds, or enough to keep an accelerator busy within its memory."""
-  return 4096 if jax.default_backend() == "cpu" else 1 << 18
+  return 4096 if jax.default_backend() == "cpu" else ACCELERATOR_POINTS
 
 
 def chunk_rays(n_rays: int, points_per_ray: int, batch: int, points: int) -> int:
@@ -221,7 +223,7 @@ def render_instances(
   draws: Draws,
   window: Window | None = None,
   gradient: bool = False,
-  points: int = 1 << 18,
+  points: int,
 ) -> Rendering:
   """Render instance i, under light i, along its own rays from camera i: a `vmap` of the ray pipeline.
 

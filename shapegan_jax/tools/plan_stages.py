@@ -15,14 +15,12 @@ from shapegan_jax import parallel
 from shapegan_jax.costs import Cost, count, peak_bytes
 from shapegan_jax.errors import UserError
 from shapegan_jax.methods.base import Method, build, resolve
+from shapegan_jax.methods.siren_parts import ACCELERATOR_POINTS
 from shapegan_jax.model import with_dependencies
 from shapegan_jax.programs import abstract_arguments, trace_update
 from shapegan_jax.rng import root_key
 from shapegan_jax.schedules import Stage
 from shapegan_jax.state import parameter_count
-
-ACCELERATOR_POINTS = 1 << 18
-"""The points in flight that `device_chunk_points` chooses on an accelerator."""
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """For a processor and programs that are not run: the optimisations left out come after memory is planned."""
