@@ -7,121 +7,37 @@ A case is one compiled program at published widths (256 wide, 8 layers, 12 + 12 
 `--rounds` rounds in which all cases, and with `--torch` their PyTorch twins (`pip install torch`), take turns, so that
 a noisy machine treats them alike: read the ratios. "model" counts the operations of the mathematics, "executed" those
 of the program with what it computes twice to save memory; "of peak" is model operations over time over this machine's
-best matrix product, measured between the rounds. Memory of a program is the compiler's plan, of PyTorch what a process
-that does nothing else grows by; "ours grows" is the same measure of ours.
+best matrix product, measured between the rounds. "plan" is the compiler's of the program's memory; the memory ratio is
+of what a process that does nothing else grows by, ours over PyTorch's. "again" is the compilation of a second start,
+which finds the program on disk.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import app, flags
 
-from configs import gof, pigan, shadegan
-from shapegan_jax.costs import Cost, flops, peak_bytes
+from benchmarks.speed_cases import BATCH, CASES, Case
+from shapegan_jax.costs import Cost, peak_bytes
 from shapegan_jax.files import aside
-from shapegan_jax.methods.base import build
-from shapegan_jax.rng import root_key
 
 _CASES = flags.DEFINE_list("cases", [], "Names of cases; empty: all.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds.")
 _TORCH = flags.DEFINE_bool("torch", False, "Also time the PyTorch twins of the training steps.")
 _OUTPUT = flags.DEFINE_string("output", None, "Also write the numbers as JSON.")
 _MEMORY_OF = flags.DEFINE_string("memory_of", None, "Run this contender (CASE or CASE:torch) once; print its growth.")
-
-BATCH = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-  """A program `function(*inputs)`; `plain` is the same without rematerialisation, whose operations are the model's."""
-
-  function: Callable[..., Any]
-  plain: Callable[..., Any]
-  inputs: tuple[Any, ...]
-  twin: dict[str, Any] | None = None  # arguments of `torch_twin.Step`
-
-
-def training(module: Any, resolution: int) -> Case:
-  """One update of a published config at batch 4."""
-  config = module.get_config("bfm")
-  config.stages.update(
-    start=(0,),
-    resolution=(resolution,),
-    batch_size=(BATCH,),
-    samples=(12,) if module is not gof else (9,),
-    topk_group=(0,),
-    gradient_scale=(1.0,),
-    generator_rate=(2e-5,),
-    discriminator_rate=(2e-4,),
-    fade_first=False,
-  )
-  method, plain = build(config.to_dict()), build(_unchunked(config).to_dict())
-  (stage, anneals), state = method.plan(0), method.init(root_key(0))
-  anneals = {name: jnp.float32(value) for name, value in anneals.items()}
-  real = {
-    "image": jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (BATCH, resolution, resolution, 3)), jnp.float32)
-  }
-  twin = None if module is gof else {"shaded": module is shadegan, "resolution": resolution, "batch": BATCH}
-
-  def update(method: Any) -> Callable[..., Any]:
-    return lambda state, real, key, anneals: method.update(state, real, key, anneals, stage=stage)
-
-  return Case(update(method), update(plain), (state, real, root_key(1), anneals), twin)
-
-
-def picture(resolution: int) -> Case:
-  """One picture of ShadeGAN with albedo, normals and depth, 24 samples a ray and pass."""
-  config = shadegan.get_config("bfm")
-  method, plain = build(config.to_dict()), build(_unchunked(config).to_dict())
-  params = method.init_generator(root_key(0))
-  latents, cameras = method.sample_latents(root_key(1), 1), method.sample_cameras(None, 1)
-
-  def render(method: Any) -> Callable[..., Any]:
-    return lambda params, latents: method.render(params, latents, cameras, resolution=resolution)
-
-  return Case(render(method), render(plain), (params, latents))
-
-
-def grid(points: int = 65_536) -> Case:
-  """The density of a slab of a mesh's grid."""
-  method = build(pigan.get_config("bfm").to_dict())
-  params = method.init_generator(root_key(0))
-  where = jnp.asarray(np.random.default_rng(0).uniform(-0.12, 0.12, (1, points, 3)), jnp.float32)
-
-  def query(params: Any, latents: Any, where: Any) -> Any:
-    return method.query(params, latents, where).raw
-
-  return Case(query, query, (params, method.sample_latents(root_key(1), 1), where))
-
-
-def _unchunked(config: Any) -> Any:
-  config = config.copy_and_resolve_references()
-  config.rendering.chunk_points = 2**40
-  return config
-
-
-CASES: dict[str, Callable[[], Case]] = {
-  "pigan32": lambda: training(pigan, 32),
-  "pigan64": lambda: training(pigan, 64),
-  "shadegan32": lambda: training(shadegan, 32),
-  "shadegan64": lambda: training(shadegan, 64),
-  "gof32": lambda: training(gof, 32),
-  "picture128": lambda: picture(128),
-  "picture256": lambda: picture(256),
-  "grid65k": grid,
-}
 
 
 @dataclasses.dataclass
@@ -137,17 +53,31 @@ class Contender:
 def ours(name: str) -> Contender:
   """A case, compiled."""
   case = CASES[name]()
-  begun = time.perf_counter()
-  compiled = jax.jit(case.function).lower(*case.inputs).compile()
-  compile_seconds = time.perf_counter() - begun
-  executed, model = flops(case.function, *case.inputs), flops(case.plain, *case.inputs)
+  compiled, starts = _compiled(case)
+  executed, model = case.executed(), case.model()
   numbers = {
-    "compile_seconds": compile_seconds,
+    "starts": starts,
     "model": dataclasses.asdict(model),
     "executed": dataclasses.asdict(executed),
     "planned_bytes": peak_bytes(compiled),
   }
   return Contender(name, lambda: jax.block_until_ready(compiled(*case.inputs)), numbers)
+
+
+def _compiled(case: Case) -> tuple[jax.stages.Compiled, list[dict[str, float]]]:
+  """(the program, seconds of a first start and of a second one, which finds it on disk as a second training does)."""
+  programs, starts = [], []
+  with tempfile.TemporaryDirectory() as cache:
+    jax.config.update("jax_compilation_cache_dir", cache)
+    for _ in range(2):
+      jax.clear_caches()
+      begun = time.perf_counter()
+      lowered = jax.jit(case.function).lower(*case.inputs)
+      traced = time.perf_counter()
+      programs.append(lowered.compile())
+      starts.append({"trace": traced - begun, "compile": time.perf_counter() - traced})
+    jax.config.update("jax_compilation_cache_dir", None)
+  return programs[0], starts
 
 
 def twin(name: str) -> Contender:
@@ -178,25 +108,34 @@ def matmul_peak() -> float:
 
 
 def grown(contender: str) -> int:
-  """Bytes by which a process of its own grows when the contender runs (after it was built), at its largest."""
+  """Bytes by which a process of its own grows when the contender runs (after it was built), at its largest. Linux."""
   command = [sys.executable, "-m", "benchmarks.speed", f"--memory_of={contender}"]
   return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def _print_growth(contender: str) -> None:
+  """Two steps: the first also makes the optimisers' averages, where they are made late."""
   name, _, kind = contender.partition(":")
   built = twin(name) if kind else ours(name)
-  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  built.run()
-  print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+  Path("/proc/self/clear_refs").write_text("5")  # forget the largest size so far, that of compiling
+  before = _resident("VmRSS")
+  built.run(), built.run()
+  print(_resident("VmHWM") - before)
+
+
+def _resident(kind: str) -> int:
+  """Bytes of memory pages: VmRSS now, VmHWM at most."""
+  lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+  return 1024 * int(lines[kind].split()[0])
 
 
 def report(contenders: list[Contender], peak: float) -> str:
   """A Markdown table."""
   by_name = {contender.name: contender.numbers for contender in contenders}
   lines = [
-    "| case | time | GFLOP model | executed / model | of peak | plan MB | compile | PyTorch | ratio | memory ratio |",
-    "|---|---|---|---|---|---|---|---|---|---|",
+    "| case | time | GFLOP model | executed / model | of peak | plan MB | trace | compile | again "
+    "| PyTorch | ratio | memory ratio |",
+    "|---|---|---|---|---|---|---|---|---|---|---|---|",
   ]
   for name, numbers in by_name.items():
     if ":" in name:
@@ -210,7 +149,9 @@ def report(contenders: list[Contender], peak: float) -> str:
       f"{executed / model:.2f}",
       f"{model / numbers['seconds'] / peak:.0%}",
       f"{numbers['planned_bytes'] / 1e6:.0f}",
-      f"{numbers['compile_seconds']:.0f} s",
+      f"{numbers['starts'][0]['trace']:.0f} s",
+      f"{numbers['starts'][0]['compile']:.0f} s",
+      f"{numbers['starts'][1]['compile']:.1f} s",
       f"{other['seconds']:.2f} s" if other else "",
       f"{numbers['torch_ratio']:.2f}" if other else "",
       f"{numbers['grown_bytes'] / max(other['grown_bytes'], 1):.2f}" if other else "",

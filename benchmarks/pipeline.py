@@ -1,0 +1,86 @@
+"""Pictures a second that the data pipeline gives, beside nothing else: it has to be more than the fastest step takes.
+
+  python -m benchmarks.pipeline
+  python -m benchmarks.pipeline --folder=data/cats --image_size=64
+
+Of the embedded heads, and of a folder of pictures (one made of noise as PNG where none is named). "prepared" is what is
+done once a folder: decoded, cut and kept in one file; "first" while every picture is met for the first time, resized
+and mirrored, "later" once they have all been met.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as imageio
+import numpy as np
+from absl import app, flags
+
+from shapegan_jax.data.pipeline import batches
+from shapegan_jax.data.sources import open_source
+from shapegan_jax.schedules import Stage
+
+_FOLDER = flags.DEFINE_string("folder", None, "A folder of pictures.")
+_SIZE = flags.DEFINE_integer("image_size", 128, "Pixels that a folder's pictures are prepared at.")
+_BATCH = flags.DEFINE_integer("batch", 16, "Pictures of a batch.")
+_EPOCHS = flags.DEFINE_integer("epochs", 3, "How often every picture is met.")
+
+
+def rates(source: Any, resolution: int) -> tuple[float, float]:
+  """Pictures a second in the first epoch, and in the median later one."""
+  steps = max(1, len(source) // _BATCH.value)
+  stages = ((0, Stage(resolution, _BATCH.value)),)
+  stream = batches(source, stages, first_step=0, num_steps=steps * _EPOCHS.value, seed=0)
+  seconds = []
+  for _ in range(_EPOCHS.value):
+    begun = time.perf_counter()
+    for _ in range(steps):
+      next(stream)
+    seconds.append(time.perf_counter() - begun)
+  return steps * _BATCH.value / seconds[0], steps * _BATCH.value / statistics.median(seconds[1:])
+
+
+def noise_pictures(folder: Path, count: int = 512, size: int = 178) -> None:
+  """PNG files of noise, of the size of CelebA's, which compress worse than photographs."""
+  random = np.random.default_rng(0)
+  for index in range(count):
+    imageio.imwrite(folder / f"{index:05d}.png", random.integers(0, 256, (size, size, 3), np.uint8))
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected argument {argv[1]!r}")
+  if _EPOCHS.value < 2:
+    raise app.UsageError(f"--epochs={_EPOCHS.value}: two or more are needed, the first and later ones")
+  with tempfile.TemporaryDirectory() as made:
+    if _FOLDER.value is None:
+      noise_pictures(Path(made))
+    folder, size = _FOLDER.value or made, _SIZE.value
+    sets = {
+      "heads, at 64": ({"name": "heads"}, 64),
+      "heads, at 32": ({"name": "heads"}, 32),
+      f"{_FOLDER.value or 'PNG files of 178'}, at {size}": (
+        {"name": "folder", "path": folder, "image_size": size},
+        size,
+      ),
+    }
+    print("| pictures | prepared | first | later |\n|---|---|---|---|")
+    for name, (config, resolution) in sets.items():
+      with tempfile.TemporaryDirectory() as fresh:
+        prepared, begun = "before", time.perf_counter()
+        if config["name"] == "folder":
+          config["cache_dir"] = fresh  # prepared anew
+        source = open_source(config)
+        if config["name"] == "folder":
+          prepared = f"{len(source) / (time.perf_counter() - begun):.0f} / s"
+        first, later = rates(source, resolution)
+        print(f"| {name} | {prepared} | {first:.0f} / s | {later:.0f} / s |")
+        del source
+
+
+if __name__ == "__main__":
+  app.run(main)

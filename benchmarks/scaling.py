@@ -1,0 +1,103 @@
+"""What a training step moves between devices as their number grows, from the compiled program: nothing is run or timed.
+
+  python -m benchmarks.scaling --config=configs/shadegan.py:smoke --devices=1,2,4,8
+  python -m benchmarks.scaling --config=configs/pigan.py:celeba --step=0 --output=scaling.json
+
+The processor's compiler stands in for any number of devices. "strong" keeps the batch and shares it, "weak" lets it
+grow with the devices. For each: the mesh (pictures x rays of a picture), how often the longest loop of a device turns
+(that over parts of the rays), operations and memory of a device, and the places where devices meet: outside of loops
+(the sum of a network's gradients is one) and inside of them, where none should be.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from shapegan_jax import parallel
+from shapegan_jax.costs import collectives
+from shapegan_jax.files import aside
+from shapegan_jax.methods.base import build
+from shapegan_jax.settings import read_settings
+from shapegan_jax.tools.plan_stages import complete, plan_stage
+
+_CONFIG = flags.DEFINE_string("config", "configs/shadegan.py:smoke", "FILE or FILE:PRESET.")
+_CHANGE = flags.DEFINE_multi_string("change", [], "NAME=VALUE: another value of a setting.")
+_DEVICES = flags.DEFINE_list("devices", ["1", "2", "4", "8"], "Numbers of devices.")
+_STEP = flags.DEFINE_integer("step", 0, "The stage of this step.")
+_OUTPUT = flags.DEFINE_string("output", None, "Also write the rows as JSON.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A compiled step on some devices."""
+
+  scaling: str
+  devices: int
+  mesh: tuple[int, int]
+  batch: int
+  turns: int
+  operations: int  # of a device
+  memory: int  # bytes of a device
+  meetings: dict[str, int]  # outside of loops
+  meetings_in_loops: dict[str, int]
+
+
+def row(settings: dict[str, Any], devices: int, *, step: int = 0, weak: bool = False) -> Row:
+  """The step of a config compiled for `devices` devices."""
+  if weak:
+    sizes = tuple(devices * size for size in settings["stages"]["batch_size"])
+    settings = {**settings, "stages": {**settings["stages"], "batch_size": sizes}}
+  method = build(settings)
+  rays = [stage.resolution**2 for _, stage in method.stages if hasattr(stage, "samples")]
+  shape = parallel.layout(1, devices, [stage.batch_size for _, stage in method.stages], rays)
+  if shape is None or np.prod(shape) != devices:
+    raise app.UsageError(f"--devices: {devices} devices cannot share this batch")
+  mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]).reshape(shape), (parallel.DATA, parallel.RAYS))
+  plan = plan_stage(method, mesh, step, quick=True)
+  turns = [int(n) for n in re.findall(r'known_trip_count":\{"n":"(\d+)"', plan.program.as_text())]
+  found = collectives(plan.program)
+  outside, inside = ({name: n for (name, within), n in found.items() if within is where} for where in (False, True))
+  operations = plan.cost.total // devices
+  name = "weak" if weak else "strong"
+  batch = plan.stage.batch_size
+  return Row(name, devices, shape, batch, max(turns, default=0), operations, plan.memory, outside, inside)
+
+
+def report(rows: list[Row]) -> str:
+  """A Markdown table."""
+  lines = [
+    "| scaling | devices | mesh | batch | turns | GFLOP a device | MB a device | meetings | in loops |",
+    "|---|---|---|---|---|---|---|---|---|",
+  ]
+  for r in rows:
+    words = [", ".join(f"{n} {name}" for name, n in sorted(met.items())) for met in (r.meetings, r.meetings_in_loops)]
+    mesh, flop, size = f"{r.mesh[0]} x {r.mesh[1]}", f"{r.operations / 1e9:.2f}", f"{r.memory / 1e6:.1f}"
+    cells = [r.scaling, r.devices, mesh, r.batch, r.turns, flop, size, words[0] or "none", words[1] or "none"]
+    lines.append(f"| {' | '.join(map(str, cells))} |")
+  return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected argument {argv[1]!r}")
+  numbers = [int(n) for n in _DEVICES.value]
+  jax.config.update("jax_platforms", "cpu")
+  jax.config.update("jax_num_cpu_devices", max(numbers))
+  settings = complete(read_settings(_CONFIG.value, _CHANGE.value))[0]
+  rows = [row(settings, n, step=_STEP.value) for n in numbers]
+  rows += [row(settings, n, step=_STEP.value, weak=True) for n in numbers if n > 1]
+  print(report(rows))
+  if _OUTPUT.value:
+    with aside(_OUTPUT.value) as place:
+      place.write_text(json.dumps([dataclasses.asdict(r) for r in rows], indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  app.run(main)

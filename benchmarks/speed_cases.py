@@ -1,0 +1,146 @@
+"""The programs that `benchmarks.speed` times and `tests/test_guards.py` counts: steps, a picture, a slab of a mesh.
+
+All have the published widths. Nothing is computed before a case is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import gan2shape, gof, pigan, shadegan, stylegan2
+from shapegan_jax.costs import Cost, count
+from shapegan_jax.methods.base import build
+from shapegan_jax.rng import root_key
+
+BATCH = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A program `function(*inputs)`; `plain` is the same without rematerialisation, whose operations are the model's."""
+
+  function: Callable[..., Any]
+  plain: Callable[..., Any]
+  inputs: tuple[Any, ...]
+  twin: dict[str, Any] | None = None  # arguments of `torch_twin.Step`
+  rounds: int | None = None  # turns of a loop whose length is not known before
+
+  def executed(self) -> Cost:
+    """What the program computes."""
+    return count(jax.make_jaxpr(self.function)(*self.inputs).jaxpr, rounds=self.rounds)
+
+  def model(self) -> Cost:
+    """What the mathematics asks for."""
+    return count(jax.make_jaxpr(self.plain)(*self.inputs).jaxpr, rounds=self.rounds)
+
+
+def training(module: Any, resolution: int) -> Case:
+  """One update of a published config at batch 4."""
+  config = module.get_config("bfm")
+  config.stages.update(
+    start=(0,),
+    resolution=(resolution,),
+    batch_size=(BATCH,),
+    samples=(12,) if module is not gof else (9,),
+    topk_group=(0,),
+    gradient_scale=(1.0,),
+    generator_rate=(2e-5,),
+    discriminator_rate=(2e-4,),
+    fade_first=False,
+  )
+  method, plain = build(config.to_dict()), build(_unchunked(config).to_dict())
+  (stage, anneals), state = method.plan(0), method.init(root_key(0))
+  anneals = {name: jnp.float32(value) for name, value in anneals.items()}
+  real = {
+    "image": jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (BATCH, resolution, resolution, 3)), jnp.float32)
+  }
+  twin = None if module is gof else {"shaded": module is shadegan, "resolution": resolution, "batch": BATCH}
+
+  def update(method: Any) -> Callable[..., Any]:
+    return lambda state, real, key, anneals: method.update(state, real, key, anneals, stage=stage)
+
+  return Case(update(method), update(plain), (state, real, root_key(1), anneals), twin)
+
+
+def picture(resolution: int) -> Case:
+  """One picture of ShadeGAN with albedo, normals and depth, 24 samples a ray and pass."""
+  config = shadegan.get_config("bfm")
+  method, plain = build(config.to_dict()), build(_unchunked(config).to_dict())
+  params = method.init_generator(root_key(0))
+  latents, cameras = method.sample_latents(root_key(1), 1), method.sample_cameras(None, 1)
+
+  def render(method: Any) -> Callable[..., Any]:
+    return lambda params, latents: method.render(params, latents, cameras, resolution=resolution)
+
+  return Case(render(method), render(plain), (params, latents))
+
+
+def grid(points: int = 65_536) -> Case:
+  """The density of a slab of a mesh's grid."""
+  method = build(pigan.get_config("bfm").to_dict())
+  params = method.init_generator(root_key(0))
+  where = jnp.asarray(np.random.default_rng(0).uniform(-0.12, 0.12, (1, points, 3)), jnp.float32)
+
+  def query(params: Any, latents: Any, where: Any) -> Any:
+    return method.query(params, latents, where).raw
+
+  return Case(query, query, (params, method.sample_latents(root_key(1), 1), where))
+
+
+def pictures(resolution: int = 64) -> Case:
+  """A step of StyleGAN2 without its lazy regularisers (most steps are without them), batch 8."""
+  config = stylegan2.get_config("celeba")
+  stylegan2.networks(config, stylegan2.channels(resolution), latent=512)
+  config.stages.update(resolution=(resolution,), batch_size=(8,))
+  method = build(config.to_dict())
+  (stage, anneals), state = method.plan(1), method.init(root_key(0))
+  anneals = {name: jnp.float32(value) for name, value in anneals.items()}
+  real = {"image": jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (8, resolution, resolution, 3)), jnp.float32)}
+
+  def update(state: Any, real: Any, key: Any, anneals: Any) -> Any:
+    return method.update(state, real, key, anneals, stage=stage)
+
+  return Case(update, update, (state, real, root_key(1), anneals))
+
+
+def lifting(mode: str) -> Case:
+  """A step of one of GAN2Shape's stages on one face at 128 pixels, with a generator of full width."""
+  method = build(gan2shape.get_config("celeba").to_dict())
+  start, stage = next((start, stage) for start, stage in method.stages if stage.mode == mode)
+  state = jax.jit(method.init)(root_key(0))
+  anneals = {name: jnp.float32(value) for name, value in method.plan(start)[1].items()}
+
+  def update(state: Any, key: Any, anneals: Any) -> Any:
+    return method.update(state, {}, key, anneals, stage=stage)
+
+  # The one loop of unknown length, a ray's way over a relief, takes about a step a pixel.
+  return Case(update, update, (state, root_key(1), anneals), rounds=stage.resolution)
+
+
+def _unchunked(config: Any) -> Any:
+  config = config.copy_and_resolve_references()
+  config.rendering.chunk_points = 2**40
+  return config
+
+
+CASES: dict[str, Callable[[], Case]] = {
+  "pigan32": lambda: training(pigan, 32),
+  "pigan64": lambda: training(pigan, 64),
+  "shadegan32": lambda: training(shadegan, 32),
+  "shadegan64": lambda: training(shadegan, 64),
+  "gof32": lambda: training(gof, 32),
+  "stylegan64": pictures,
+  "lift_albedo": lambda: lifting("albedo"),
+  "lift_encoder": lambda: lifting("encoder"),
+  "lift_collect": lambda: lifting("collect"),
+  "lift_joint": lambda: lifting("joint"),
+  "picture128": lambda: picture(128),
+  "picture256": lambda: picture(256),
+  "grid65k": grid,
+}

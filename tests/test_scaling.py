@@ -1,0 +1,59 @@
+"""Growing numbers of devices: each does its share, and they meet only when it is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from compiler_flags import HURRY
+
+ROOT = Path(__file__).parents[1]
+NUMBERS = (1, 2, 4, 8) if os.environ.get("THOROUGH") else (1, 4)
+CONFIGS = ("pigan", "shadegan", "gof") if os.environ.get("THOROUGH") else ("pigan",)
+SUMS = {"pigan": 2, "shadegan": 2, "gof": 3}
+"""The gradients of the generator and of the discriminator; GOF's loss divides by how many rays meet a surface."""
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def rows(request, tmp_path_factory):
+  """(config, {(scaling, devices): row} of `benchmarks.scaling`)."""
+  output = tmp_path_factory.mktemp("scaling") / "rows.json"
+  config = [f"--config=configs/{request.param}.py:smoke", "--change=rendering.chunk_points=256"]
+  numbers = [f"--devices={','.join(map(str, NUMBERS))}", f"--output={output}"]
+  done = subprocess.run(
+    [sys.executable, "-m", "benchmarks.scaling", *config, *numbers],
+    cwd=ROOT,
+    env={**os.environ, "XLA_FLAGS": HURRY},
+    capture_output=True,
+    text=True,
+    timeout=900,
+  )
+  assert done.returncode == 0, done.stderr
+  return request.param, {(row["scaling"], row["devices"]): row for row in json.loads(output.read_text())}
+
+
+def test_devices_meet_once_a_network_and_never_in_a_loop(rows):
+  """Top-k gathers the logits; where the rays of a picture are shared, they become pictures once for either network."""
+  config, rows = rows
+  for row in rows.values():
+    assert not row["meetings_in_loops"], row
+    met, shares_rays = row["meetings"], row["mesh"][1] > 1
+    assert set(met) <= {"all-reduce", "all-gather"}, row
+    assert met["all-reduce"] <= SUMS[config] + shares_rays, row
+    assert met.get("all-gather", 0) <= 1 + 2 * shares_rays, row
+
+
+def test_more_devices_do_a_batch_in_parts_and_larger_batches_as_one_does(rows):
+  """Strong scaling divides what a device computes; weak scaling leaves it, and its memory, alone."""
+  _, rows = rows
+  one = rows["strong", 1]
+  for (scaling, devices), row in rows.items():
+    share = 1 / devices if scaling == "strong" else 1
+    assert row["operations"] == pytest.approx(share * one["operations"], rel=0.03), row
+    if share * one["turns"] > 8:  # else another loop is the longest
+      assert row["turns"] == share * one["turns"], row
+    assert row["memory"] < 1.1 * one["memory"], row
