@@ -19,6 +19,7 @@ from shapegan_jax.methods.base import build
 from shapegan_jax.rng import root_key
 
 BATCH = 4
+WHOLE = 2**40  # points in flight: all at once, so that nothing is computed twice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +41,10 @@ class Case:
     return count(jax.make_jaxpr(self.plain)(*self.inputs).jaxpr, rounds=self.rounds)
 
 
-def training(module: Any, resolution: int) -> Case:
-  """One update of a published config at batch 4."""
+def training(module: Any, resolution: int, *, sine: str = "fast", chunk_points: int = 0) -> Case:
+  """One update of a published config at batch 4; with the compiler's sine, or other points in flight, to compare."""
   config = module.get_config("bfm")
+  config.field.sine, config.rendering.chunk_points = sine, chunk_points
   config.stages.update(
     start=(0,),
     resolution=(resolution,),
@@ -125,7 +127,7 @@ def lifting(mode: str) -> Case:
 
 def _unchunked(config: Any) -> Any:
   config = config.copy_and_resolve_references()
-  config.rendering.chunk_points = 2**40
+  config.rendering.chunk_points = WHOLE
   return config
 
 
@@ -135,6 +137,8 @@ CASES: dict[str, Callable[[], Case]] = {
   "shadegan32": lambda: training(shadegan, 32),
   "shadegan64": lambda: training(shadegan, 64),
   "gof32": lambda: training(gof, 32),
+  "pigan32_exact_sine": lambda: training(pigan, 32, sine="exact"),
+  "pigan32_whole": lambda: training(pigan, 32, chunk_points=WHOLE),
   "stylegan64": pictures,
   "lift_albedo": lambda: lifting("albedo"),
   "lift_encoder": lambda: lifting("encoder"),
