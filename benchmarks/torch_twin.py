@@ -201,8 +201,8 @@ class Step:
     self.generator = Generator(shaded=shaded, samples=samples, width=width, depth=depth)
     self.critic = Critic(resolution)
     self.averages = [copy.deepcopy(self.generator) for _ in range(2)]
-    self.gen_opt = torch.optim.Adam(self.generator.parameters(), lr=2e-5, betas=(0, 0.9))
-    self.disc_opt = torch.optim.Adam(self.critic.parameters(), lr=2e-4, betas=(0, 0.9))
+    self.gen_opt = torch.optim.Adam(self.generator.parameters(), lr=2e-5, betas=(0.0, 0.9))
+    self.disc_opt = torch.optim.Adam(self.critic.parameters(), lr=2e-4, betas=(0.0, 0.9))
 
   def _fakes(self) -> tuple[Tensor, Tensor, Tensor]:
     latents = torch.randn(self.batch, 256)
