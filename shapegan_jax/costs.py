@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+from jax.interpreters.partial_eval import dce_jaxpr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +57,15 @@ def flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Cost:
 def count(jaxpr: Any, *, rounds: int | None = None) -> Cost:
   """The cost of a jaxpr (of `jax.stages.Traced`, say), of all devices of its mesh together; see `flops`.
 
-  `rounds` is how often a loop is taken to run whose length is not known before (None: such a loop is an error).
+  What leads to no result, such as the half of a derivative that nobody asked for, is not counted: the compiler leaves
+  it out. `rounds` is how often a loop is taken to run whose length is not known before (None: such a loop is an error).
   """
-  total, of = Cost(), functools.partial(count, rounds=rounds)
+  used, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  return _count(used, rounds)
+
+
+def _count(jaxpr: Any, rounds: int | None) -> Cost:
+  total, of = Cost(), functools.partial(_count, rounds=rounds)
   for equation in jaxpr.eqns:
     name, params = equation.primitive.name, equation.params
     if name == "scan":

@@ -12,7 +12,7 @@ from shapegan_jax.costs import Cost, count, flops, peak_bytes
 def test_a_product_costs_two_operations_a_term():
   a, b = jnp.zeros((3, 4, 5)), jnp.zeros((3, 5, 7))
   assert flops(jnp.matmul, a, b) == Cost(products=2 * 3 * 4 * 5 * 7)
-  gradient = flops(jax.grad(lambda a, b: jnp.matmul(a, b).sum(), argnums=(0, 1)), a, b)
+  gradient = flops(jax.value_and_grad(lambda a, b: jnp.matmul(a, b).sum(), argnums=(0, 1)), a, b)
   assert gradient.products == 3 * 2 * 3 * 4 * 5 * 7
 
 
@@ -74,13 +74,24 @@ def test_the_dearest_branch_counts():
   assert flops(lambda i, w: jax.lax.switch(i, branches, w), 0, w).products == 2 * 2 * 4**3
 
 
+def test_what_leads_to_no_result_is_free():
+  w, x = jnp.zeros((4, 4)), jnp.zeros((4, 4))
+
+  def of_one(w, x):
+    _, pullback = jax.vjp(jnp.matmul, w, x)
+    return pullback(jnp.ones((4, 4)))[0]
+
+  assert flops(of_one, w, x).products == 2 * 4**3  # neither the product itself nor its derivative in x
+  assert flops(jax.jit(lambda w: (w @ w, w)[1]), w) == Cost()
+
+
 def test_recomputation_is_seen():
   w = jnp.zeros((4, 4))
 
   def chain(w):
     return jnp.sum(jnp.sin(jnp.sin(w @ w) @ w))
 
-  plain, again = flops(jax.grad(chain), w), flops(jax.grad(jax.checkpoint(chain)), w)
+  plain, again = flops(jax.value_and_grad(chain), w), flops(jax.value_and_grad(jax.checkpoint(chain)), w)
   assert again.products > plain.products
   assert flops(jnp.sin, w) == Cost(elementwise=16)
   assert flops(lambda w: w.T.reshape(-1)[::2], w) == Cost()
