@@ -15,7 +15,9 @@ from shapegan_jax.costs import peak_bytes
 
 # {case: (products computed over those of the mathematics, the same of what is done number by number, MB)}
 BOUNDS = {
-  "pigan32": (1.19, 1.47, 520),
+  "pigan32": (1.20, 1.47, 515),
+  "shadegan32": (1.24, 1.47, 565),
+  "gof32": (1.24, 1.49, 515),
 }
 ALWAYS = ("pigan32",)
 
@@ -27,4 +29,5 @@ def test_a_step_computes_little_twice_and_stays_small(name):
   executed, model = case.executed(), case.model()
   assert executed.products / model.products < products
   assert executed.elementwise / model.elementwise < numbers
-  assert peak_bytes(jax.jit(case.function).lower(*case.inputs).compile()) / 1e6 < megabytes
+  program = jax.jit(case.function).lower(*case.inputs).compile()
+  assert peak_bytes(program) / 1e6 < megabytes
