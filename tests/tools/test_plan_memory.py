@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**14), "MALLOC_TRIM_THRESHOLD_": str(2**14), "MALLOC_ARENA_MAX": "1"}
 MEASURE = """
 import sys
+import time
 import jax
 import numpy as np
 from shapegan_jax import parallel
@@ -41,6 +42,7 @@ given = parallel.put_replicated(mesh, {name: np.float32(x) for name, x in method
 lying = sum(x.nbytes for x in jax.tree.leaves((state, batch, given)))
 grown = []
 for _ in range(18):  # one of them with the regularisers of every sixteenth step
+  time.sleep(0.1)  # the step before may still be giving back its memory
   with open("/proc/self/clear_refs", "w") as file:
     file.write("5")  # forget the largest size so far
   before = resident("VmRSS")
