@@ -17,7 +17,7 @@ CONFIGS = ("pigan", "shadegan", "gof") if os.environ.get("THOROUGH") else ("piga
 SUMS = {"pigan": 2, "shadegan": 2, "gof": 3}
 """The gradients of the generator and of the discriminator; GOF's loss divides by how many rays meet a surface."""
 PICTURES = {"pigan": 2, "shadegan": 2, "gof": 4}
-"""Gathered where rays are shared: the fakes of either network, and GOF's two regularised maps."""
+"""Gathered where rays are shared: pictures, and the normals, alphas and hits that GOF's regularisers compare."""
 
 
 @pytest.fixture(scope="module", params=CONFIGS)

@@ -17,8 +17,10 @@ ROOT = Path(__file__).parents[2]
 # given back when they are freed, so that each step takes them anew; what is smaller stays with the process.
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**14), "MALLOC_TRIM_THRESHOLD_": str(2**14), "MALLOC_ARENA_MAX": "1"}
 MEASURE = """
+import os
 import sys
 import time
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # each thread of a convolution has scratch of its own
 import jax
 import numpy as np
 from shapegan_jax import parallel
