@@ -44,6 +44,12 @@ def rates(source: Any, resolution: int) -> tuple[float, float]:
   return steps * _BATCH.value / seconds[0], steps * _BATCH.value / statistics.median(seconds[1:])
 
 
+def print_row(name: str, prepared: str, source: Any, resolution: int) -> None:
+  """A line of the table."""
+  first, later = rates(source, resolution)
+  print(f"| {name} | {prepared} | {first:.0f} / s | {later:.0f} / s |")
+
+
 def noise_pictures(folder: Path, count: int = 512, size: int = 178) -> None:
   """PNG files of noise, of the size of CelebA's, which compress worse than photographs."""
   random = np.random.default_rng(0)
@@ -60,26 +66,15 @@ def main(argv: list[str]) -> None:
     if _FOLDER.value is None:
       noise_pictures(Path(made))
     folder, size = _FOLDER.value or made, _SIZE.value
-    sets = {
-      "heads, at 64": ({"name": "heads"}, 64),
-      "heads, at 32": ({"name": "heads"}, 32),
-      f"{_FOLDER.value or 'PNG files of 178'}, at {size}": (
-        {"name": "folder", "path": folder, "image_size": size},
-        size,
-      ),
-    }
     print("| pictures | prepared | first | later |\n|---|---|---|---|")
-    for name, (config, resolution) in sets.items():
-      with tempfile.TemporaryDirectory() as fresh:
-        prepared, begun = "before", time.perf_counter()
-        if config["name"] == "folder":
-          config["cache_dir"] = fresh  # prepared anew
-        source = open_source(config)
-        if config["name"] == "folder":
-          prepared = f"{len(source) / (time.perf_counter() - begun):.0f} / s"
-        first, later = rates(source, resolution)
-        print(f"| {name} | {prepared} | {first:.0f} / s | {later:.0f} / s |")
-        del source
+    heads = open_source({"name": "heads"})
+    for resolution in (64, 32):
+      print_row(f"heads, at {resolution}", "before", heads, resolution)
+    with tempfile.TemporaryDirectory() as fresh:  # prepared anew
+      begun = time.perf_counter()
+      source = open_source({"name": "folder", "path": folder, "image_size": size, "cache_dir": fresh})
+      prepared = f"{len(source) / (time.perf_counter() - begun):.0f} / s"
+      print_row(f"{_FOLDER.value or 'PNG files of 178'}, at {size}", prepared, source, size)
 
 
 if __name__ == "__main__":

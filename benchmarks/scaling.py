@@ -17,7 +17,6 @@ import re
 from typing import Any
 
 import jax
-import numpy as np
 from absl import app, flags
 
 from shapegan_jax import parallel
@@ -55,11 +54,9 @@ def row(settings: dict[str, Any], devices: int, *, step: int = 0, weak: bool = F
     sizes = tuple(devices * size for size in settings["stages"]["batch_size"])
     settings = {**settings, "stages": {**settings["stages"], "batch_size": sizes}}
   method = build(settings)
-  rays = [stage.resolution**2 for _, stage in method.stages if hasattr(stage, "samples")]
-  shape = parallel.layout(1, devices, [stage.batch_size for _, stage in method.stages], rays)
-  if shape is None or np.prod(shape) != devices:
+  mesh = parallel.mesh_for(method.stages, most=devices)
+  if mesh.size != devices:
     raise app.UsageError(f"--devices: {devices} devices cannot share this batch")
-  mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]).reshape(shape), (parallel.DATA, parallel.RAYS))
   plan = plan_stage(method, mesh, step, quick=True)
   turns = [int(n) for n in re.findall(r'known_trip_count":\{"n":"(\d+)"', plan.program.as_text())]
   found = collectives(plan.program)
@@ -67,7 +64,7 @@ def row(settings: dict[str, Any], devices: int, *, step: int = 0, weak: bool = F
   operations = plan.cost.total // devices
   name = "weak" if weak else "strong"
   batch = plan.stage.batch_size
-  return Row(name, devices, shape, batch, max(turns, default=0), operations, plan.memory, outside, inside)
+  return Row(name, devices, mesh.devices.shape, batch, max(turns, default=0), operations, plan.memory, outside, inside)
 
 
 def report(rows: list[Row]) -> str:

@@ -81,18 +81,19 @@ def enable_compilation_cache() -> None:
   jax.config.update("jax_compilation_cache_dir", str(cache / "shapegan_jax" / "xla" / processor))
 
 
-def make_mesh(batch_sizes: Sequence[int] = (), *, ray_counts: Sequence[int] = ()) -> Mesh:
+def make_mesh(batch_sizes: Sequence[int] = (), *, ray_counts: Sequence[int] = (), most: int | None = None) -> Mesh:
   """The mesh (`data`, `rays`) over as many devices as possible, equally many in every process.
 
   Args:
     batch_sizes: global batches, which the axis `data` divides; none: it takes every device.
     ray_counts: rays of a picture, which the axis `rays` divides; none: it is of length 1.
+    most: devices of a process that may be taken; None: all.
 
   Raises:
     UserError: the processes cannot share the batches.
   """
   processes = jax.process_count()
-  local = min(len(_devices_of(process)) for process in range(processes))
+  local = min(len(_devices_of(process)[:most]) for process in range(processes))
   shape = layout(processes, local, batch_sizes, ray_counts)
   if shape is None:
     raise UserError(
@@ -120,10 +121,10 @@ def layout(
   return None
 
 
-def mesh_for(stages: Sequence[tuple[int, Any]]) -> Mesh:
+def mesh_for(stages: Sequence[tuple[int, Any]], *, most: int | None = None) -> Mesh:
   """The mesh that serves all stages ((start, stage), ...). Rays are shared where a stage says how they are sampled."""
   rays = [stage.resolution**2 for _, stage in stages if hasattr(stage, "samples")]
-  return make_mesh([stage.batch_size for _, stage in stages], ray_counts=rays)
+  return make_mesh([stage.batch_size for _, stage in stages], ray_counts=rays, most=most)
 
 
 def _devices_of(process: int) -> list[Any]:
