@@ -21,7 +21,15 @@ from shapegan_jax.tools import plan_advice, plan_stages
 from shapegan_jax.tools.plan_advice import suggestion
 from shapegan_jax.tools.plan_devices import MEMORY_SHARE, NAMED, Device, memory_of
 from shapegan_jax.tools.plan_report import Column, aligned, as_json, as_text, short_time
-from shapegan_jax.tools.plan_stages import ACCELERATOR_POINTS, RunPlan, StagePlan, complete, for_accelerators, plan_run
+from shapegan_jax.tools.plan_stages import (
+  ACCELERATOR_POINTS,
+  KERNEL_SCRATCH,
+  RunPlan,
+  StagePlan,
+  complete,
+  for_accelerators,
+  plan_run,
+)
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -78,10 +86,10 @@ def test_shapes_make_the_program_that_arrays_make(key):
     given = parallel.put_replicated(mesh, {name: np.float32(x) for name, x in method.plan(plan.start)[1].items()})
     arguments = (state, batch, jax.device_put(key, parallel.replicated(mesh)), given)
     program = trace_update(method, mesh, plan.stage, arguments).lower().compile()
-    assert peak_bytes(program) == plan.memory
+    assert peak_bytes(program) + KERNEL_SCRATCH == plan.memory
     assert program.input_shardings == plan.program.input_shardings
   # Each device holds the state and half of a batch, at least.
-  assert run.memory > run.state + 4 * np.prod(size) / 2
+  assert run.memory > KERNEL_SCRATCH + run.state + 4 * np.prod(size) / 2
   assert [p.steps for p in plan_run({"num_steps": 2}, method=method).stages] == [2]
 
 
