@@ -139,12 +139,12 @@ def test_the_average_forgets_half_in_its_half_life():
 def test_the_plan_tells_rates_and_decay(method):
   config = stylegan2.get_config("heads")
   run = build(config.to_dict())
-  (_, first), (start, second) = run.stages
-  for step, stage, i in ((0, first, 0), (start, second, 1)):
+  assert len(run.stages) > 1
+  for (step, stage), rate in zip(run.stages, config.stages.generator_rate, strict=True):
     planned, anneals = run.plan(step)
     assert planned == stage
-    assert anneals["generator_rate"] == config.stages.generator_rate[i]
-  assert anneals["decay"] == run.averages.decay(16, 16 * start)
+    assert anneals["generator_rate"] == rate
+    assert anneals["decay"] == run.averages.decay(stage.batch_size, stage.batch_size * step)
 
 
 def test_truncation_draws_styles_to_their_mean(gan, params):
