@@ -27,12 +27,7 @@ _TRACE = flags.DEFINE_string("trace", None, "Folder in which the profiler's trac
 # %name = shape opcode(...), metadata={op_name="jit(f)/transpose(jvp(Network))/layer/dot_general" ...}
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (?:\(.*?\)|\S+) ([\w\-]+)\(")
 _ORIGIN = re.compile(r'op_name="([^"]*)"')
-_KINDS = {
-  "conv_general_dilated": "convolutions",
-  "dot_general": "matrix products",
-  "sort": "sorting",
-  "gather": "gathers",
-}
+_KINDS = {"conv_general_dilated": "convolutions", "dot_general": "matrix products"}
 
 
 def kinds(program: str) -> dict[str, tuple[str, str]]:
@@ -42,9 +37,9 @@ def kinds(program: str) -> dict[str, tuple[str, str]]:
   for line in program.splitlines():
     match = _INSTRUCTION.match(line)
     if match and match[2] not in ("while", "call", "conditional"):
-      origin = found_origin[1] if (found_origin := _ORIGIN.search(line)) else ""
+      origin = "".join(_ORIGIN.findall(line))
       network = re.search(r"\b[A-Z][a-z]\w+", origin)
-      kind = _KINDS.get(origin.rsplit("/")[-1], "elementwise and others")
+      kind = _KINDS.get(origin.split("/")[-1], "elementwise and others")
       found[match[1]] = (network[0] if network else "(none)", kind)
   return found
 
