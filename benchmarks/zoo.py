@@ -12,6 +12,7 @@ written by a person, in `--faults`, and kept when the model is shipped again.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -29,6 +30,24 @@ _ROW = flags.DEFINE_string("row", None, "The model's row in it.")
 
 LARGEST = 15 * 2**20
 SEEDS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+  """What a card says of its picture and of its numbers."""
+
+  rows: str
+  drawn: str
+  measured: str
+
+
+SHAPES = Pictures(
+  rows="Image, albedo, shading, normals, depth and three views",
+  drawn="latents, lights and poses",
+  measured="By `--mode=eval`; SIDE (times 100) and MAD (degrees) by `python -m benchmarks.shapes`",
+)
+PICTURES = Pictures(rows="Image, at four truncations,", drawn="latents", measured="By `--mode=eval`")
+
 SHOWN = ("side_e2", "side_e2_of_constant", "mad_deg", "mad_deg_of_constant")
 
 
@@ -37,6 +56,7 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   from shapegan_jax import load
   from shapegan_jax.evaluate import preview
+  from shapegan_jax.methods.base import has_shape
   from shapegan_jax.metrics.writer import write_png
   from shapegan_jax.model import ZOO
   from shapegan_jax.state import parameter_count
@@ -62,17 +82,20 @@ def main(argv: list[str]) -> None:
     raise SystemExit(f"{path}: {path.stat().st_size:,} bytes, at most {LARGEST:,}")
   write_png(folder / "picture.png", preview(model, count=SEEDS))
   count, size = parameter_count(model.params), path.stat().st_size
-  (folder / "card.md").write_text(card(config, model.step, measured, faults, count, size))
+  pictures = SHAPES if has_shape(model.method) else PICTURES
+  (folder / "card.md").write_text(card(config, model.step, measured, faults, count, size, pictures))
   print(f"{path}: {size:,} bytes; {folder / 'card.md'}")
 
 
-def card(config: dict[str, Any], step: int, measured: dict[str, Any], faults: str, count: int, size: int) -> str:
+def card(
+  config: dict[str, Any], step: int, measured: dict[str, Any], faults: str, count: int, size: int, pictures: Pictures
+) -> str:
   """The card, in Markdown."""
   numbers = {name: value for name, value in sorted(measured.items()) if isinstance(value, int | float | str)}
   rows = "\n".join(f"| {name} | {_shown(value)} |" for name, value in numbers.items())
   return f"""# {_NAME.value}
 
-![Image, albedo, shading, normals, depth and three views of eight latents](picture.png)
+![{pictures.rows} of {SEEDS} latents](picture.png)
 
 | | |
 |---|---|
@@ -83,11 +106,11 @@ def card(config: dict[str, Any], step: int, measured: dict[str, Any], faults: st
 | parameters | {count:,} ({size / 2**20:.1f} MB, float32: the average that is evaluated) |
 | licence | Apache-2.0, as the package; the data set is rendered from a CC0 head model |
 
-Its first {SEEDS} latents, lights and poses are shown; none was picked.
+Its first {SEEDS} {pictures.drawn} are shown; none was picked.
 
 ## Measured
 
-By `--mode=eval`; SIDE (times 100) and MAD (degrees) by `python -m benchmarks.shapes`:
+{pictures.measured}:
 
 | | |
 |---|---|

@@ -2,7 +2,7 @@
 
   python -m shapegan_jax.main --config=configs/stylegan2.py --workdir=runs/stylegan2
 
-Not yet run to its end.
+What `heads` ends as ships as `stylegan2-heads`.
 
 Presets: heads (default), smoke, celeba, cats, bfm. The last three have the sizes of the generators that GAN2Shape's
 authors trained for these sets ("g2s") with the defaults of the public PyTorch code they trained with ("ros"); none of

@@ -18,6 +18,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from shapegan_jax.errors import UserError
+from shapegan_jax.methods.base import has_shape
 from shapegan_jax.metrics.previews import depth_colors, labelled_grid, pictures, to_uint8
 from shapegan_jax.model import Model
 from shapegan_jax.tools.outputs import progress
@@ -43,8 +44,19 @@ def settle(model: Model, subjects: Subjects, resolution: int | None, truncation:
   return dataclasses.replace(subjects, latents=codes), resolution
 
 
+def check_shape(model: Model, asked: str) -> None:
+  """A `UserError` where what is asked for needs a shape and this model makes pictures alone."""
+  if not has_shape(model.method):
+    raise UserError(
+      f"{asked}: this model makes pictures and knows no shape; shapegan lift finds shapes in them, shapegan render "
+      "draws them"
+    )
+
+
 def check_shown(model: Model, show: Sequence[str]) -> None:
   """A `UserError` for a map that this model has not."""
+  if maps := [name for name in show if name != "rgb"]:
+    check_shape(model, f"--show {maps[0]}")
   if "shading" in show and model.mean_lights(1) is None:
     raise UserError("--show shading: this model knows no light; leave it out, or see shapegan relight")
   if "surface" in show and not hasattr(model.method, "render_surface"):

@@ -76,10 +76,11 @@ def invert(
   from shapegan_jax.methods.encoder import read_encoder
   from shapegan_jax.methods.inversion import InversionConfig, Inverter
   from shapegan_jax.model import load
-  from shapegan_jax.tools.drawing import file_names
+  from shapegan_jax.tools.drawing import check_shape, file_names
 
   parallel.enable_compilation_cache()
   loaded = load(model)
+  check_shape(loaded, "shapegan invert")
   found_encoder = None if encoder is None else read_encoder(encoder, loaded)
   names = dict(zip(photographs, file_names([photograph_name(path, input) for path in photographs]), strict=True))
   pictures: dict[Path, Any] = {}

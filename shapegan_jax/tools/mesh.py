@@ -64,6 +64,7 @@ def mesh(
   from shapegan_jax.tools.textures import textured
 
   loaded = load(model)
+  drawing.check_shape(loaded, "shapegan mesh")
   subjects, _ = drawing.settle(loaded, choose(loaded, seeds, codes), None, truncation)
   names = drawing.file_names(subjects.names)
   extractor = mesh_extraction.Extractor(loaded)

@@ -76,6 +76,7 @@ def relight(
   if light_from is not None:
     light_fit.read_picture(light_from, 64, "--light-from")
   loaded = load(model)
+  drawing.check_shape(loaded, "shapegan relight")
   if light_from is not None and loaded.mean_lights(1) is None:
     raise UserError("--light-from: this model knows no light and cannot tell one; use a model of ShadeGAN")
   subjects, size = drawing.settle(loaded, choose(loaded, seeds, codes), resolution, truncation)

@@ -43,7 +43,8 @@ def render(
 
   shapegan render --model=shadegan-heads --output=heads.png --seeds 0 1 2 3
 
-  The sheet has a column for each seed and shows by default everything that the model knows, and two more views. With
+  The sheet has a column for each seed and shows by default everything that the model knows, and two more views (of
+  StyleGAN2, which knows no shapes, the pictures alone). With
   --yaw or --pitch it has a row for each angle instead (both: for each pair), --show=rgb unless told otherwise.
 
   Args:
@@ -75,6 +76,8 @@ def render(
 
   loaded = load(model)
   drawing.check_shown(loaded, show)
+  if yaw or pitch or (moving and video != "interpolate"):
+    drawing.check_shape(loaded, "--yaw" if yaw else "--pitch" if pitch else "--video=orbit")
   subjects, size = drawing.settle(loaded, choose(loaded, seeds, codes), resolution, truncation)
   if moving:
     path = (interpolation if video == "interpolate" else orbit)(loaded, subjects, frames, yaw, pitch)
@@ -133,6 +136,7 @@ def _write_pictures(
   resolution: int,
   grid: bool,
 ) -> None:
+  from shapegan_jax.methods.base import has_shape
   from shapegan_jax.metrics.previews import to_uint8
   from shapegan_jax.metrics.writer import write_png
   from shapegan_jax.tools import drawing
@@ -141,8 +145,9 @@ def _write_pictures(
   views = {label: (drawing.turned(model, subjects, *angles), show or ("rgb",)) for label, angles in poses.items()}
   if not poses:
     known = ("rgb", "normals", "depth") if subjects.lights is None else ("rgb", "albedo", "shading", "normals", "depth")
-    views = {"": (subjects, show or known)}
-    if not show:
+    shapes = has_shape(model.method)
+    views = {"": (subjects, show or (known if shapes else ("rgb",)))}
+    if not show and shapes:
       sides = {_pose_label(angle, None): drawing.turned(model, subjects, angle) for angle in _TURNED_DEG}
       views |= {label: (there, ("rgb",)) for label, there in sides.items()}
   rows = {}

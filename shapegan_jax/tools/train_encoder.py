@@ -51,9 +51,11 @@ def train_encoder(
   from shapegan_jax.methods import encoder
   from shapegan_jax.methods.regression import FitConfig
   from shapegan_jax.model import load
+  from shapegan_jax.tools.drawing import check_shape
 
   parallel.enable_compilation_cache()
   generator = load(model)
+  check_shape(generator, "shapegan train-encoder")
   if resolution > generator.resolution:
     raise UserError(f"--resolution={resolution}: the model's pictures have {generator.resolution} pixels; use fewer")
   trained = encoder.train_encoder(

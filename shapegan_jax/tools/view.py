@@ -42,11 +42,13 @@ def view(
   # Only now is anything heavy loaded.
   from shapegan_jax.model import load
   from shapegan_jax.parallel import enable_compilation_cache
+  from shapegan_jax.tools.drawing import check_shape
   from shapegan_jax.tools.subjects import read_codes
   from shapegan_jax.tools.viewer import Viewer
 
   enable_compilation_cache()
   loaded = load(model)
+  check_shape(loaded, "shapegan view")
   subjects = None if codes is None else read_codes(codes, loaded)
   workdir = Path(model) if Path(model).is_dir() else None
   name = Path(model).stem
