@@ -2,7 +2,7 @@
 
   python -m shapegan_jax.main --config=configs/gan2shape.py --workdir=runs/gan2shape
 
-Not yet run to its end.
+Run once to its end: views come out at a third of their size and depth at twice its own, so nothing of it ships yet.
 
 Presets: heads (default), smoke; synface_pretrain, celeba_pretrain, cat_pretrain (one set of networks for 200 subjects);
 synface, cat (four subjects that share networks), celeba, car, church (networks of a subject's own). The last eight have
