@@ -44,8 +44,8 @@ def render(
   shapegan render --model=shadegan-heads --output=heads.png --seeds 0 1 2 3
 
   The sheet has a column for each seed and shows by default everything that the model knows, and two more views (of
-  StyleGAN2, which knows no shapes, the pictures alone). With
-  --yaw or --pitch it has a row for each angle instead (both: for each pair), --show=rgb unless told otherwise.
+  StyleGAN2, which knows no shapes, the pictures alone). With --yaw or --pitch it has a row for each angle instead
+  (both: for each pair), --show=rgb unless told otherwise.
 
   Args:
     model: A shipped model's name, a workdir of shapegan_jax.main, or an exported .safetensors file.
@@ -63,12 +63,12 @@ def render(
     seconds: Length of a video.
     fps: Pictures of a video in a second.
   """
-  moving = _check_output(output, grid, video)
-  if moving:
+  if _check_output(output, grid, video):
     from shapegan_jax.tools.videos import check_video
 
     frames = check_video(output, seconds, fps)
-  _check_angles(yaw, pitch, video if video is not None or not moving else "orbit")
+    video = video or "orbit"
+  _check_angles(yaw, pitch, video)
   # Only now is anything heavy loaded.
   from shapegan_jax.model import load
   from shapegan_jax.tools import drawing
@@ -76,10 +76,10 @@ def render(
 
   loaded = load(model)
   drawing.check_shown(loaded, show)
-  if yaw or pitch or (moving and video != "interpolate"):
+  if yaw or pitch or video == "orbit":
     drawing.check_shape(loaded, "--yaw" if yaw else "--pitch" if pitch else "--video=orbit")
   subjects, size = drawing.settle(loaded, choose(loaded, seeds, codes), resolution, truncation)
-  if moving:
+  if video:
     path = (interpolation if video == "interpolate" else orbit)(loaded, subjects, frames, yaw, pitch)
     _write_video(loaded, output, path, show or ("rgb",), size, fps)
   else:

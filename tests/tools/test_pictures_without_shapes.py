@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from commands import refused, run
 from PIL import Image
 
 from configs import stylegan2
 from shapegan_jax.methods.base import build
 from shapegan_jax.model import Model
 from shapegan_jax.rng import root_key
-from shapegan_jax.tools import cli
 
 
 @pytest.fixture(scope="module")
@@ -22,19 +22,16 @@ def model(tmp_path_factory):
   return path
 
 
-def shapegan(*arguments):
-  cli.main([str(argument) for argument in arguments])
-
-
 def test_render_draws_a_row_of_pictures(model, tmp_path, capsys):
-  shapegan("render", f"--model={model}", f"--output={tmp_path / 'sheet.png'}", "--seeds", 0, 1)
-  assert "1 rows, the columns are seed 0, seed 1" in capsys.readouterr().out
+  code, said, _ = run(capsys, "render", f"--model={model}", f"--output={tmp_path / 'sheet.png'}", "--seeds", 0, 1)
+  assert code == 0
+  assert "1 rows, the columns are seed 0, seed 1" in said
   assert np.asarray(Image.open(tmp_path / "sheet.png")).std() > 0
 
 
-def test_render_walks_between_pictures(model, tmp_path):
+def test_render_walks_between_pictures(model, tmp_path, capsys):
   arguments = "--video=interpolate", "--seconds=1", "--fps=3", "--seeds", 0, 1, 2
-  shapegan("render", f"--model={model}", f"--output={tmp_path / 'walk.gif'}", *arguments)
+  run(capsys, "render", f"--model={model}", f"--output={tmp_path / 'walk.gif'}", *arguments)
   with Image.open(tmp_path / "walk.gif") as walk:
     assert walk.n_frames == 3
 
@@ -56,8 +53,5 @@ def test_what_needs_a_shape_says_so_in_one_line(model, tmp_path, capsys, argumen
   photo, out = tmp_path / "photo.png", tmp_path / "out"
   Image.new("RGB", (32, 32), "grey").save(photo)
   command, *rest = (str(argument).replace("OUT", str(out)).replace("PHOTO", str(photo)) for argument in arguments)
-  with pytest.raises(SystemExit) as stopped:
-    shapegan(command, f"--model={model}", *rest)
-  assert stopped.value.code == 2
-  assert "makes pictures and knows no shape" in capsys.readouterr().err
+  assert "makes pictures and knows no shape" in refused(capsys, command, f"--model={model}", *rest)
   assert list(tmp_path.iterdir()) == [photo]
