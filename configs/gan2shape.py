@@ -54,6 +54,7 @@ def heads() -> ConfigDict:
   config.masks.update(kind="background", background=1.0, in_loss=True, near=0.93, far=1.01, up=0.1, down=0.1, sides=0.1)
   # The set's own poses, and the shifts the generator was shown.
   config.views.update(deviation=(0.148, 0.286, 0.0, 0.1, 0.1, 0.0), scale=1.0)
+  config.objectives.views = 1.0
   config.optimizers.learning_rate = 5e-4
   config.stages = published.stages(
     resolution=64,

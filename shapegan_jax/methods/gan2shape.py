@@ -15,6 +15,8 @@ latent. With r the relief drawn in a view and light, and L1, features and LPIPS 
   d = F(E(P) - E(G(w))), F the last layers of G's mapping network. Then ("collect") the pictures G(w + d) are kept;
 - step 3 ("joint"): depth, albedo, view and light networks from step 1's loss and the same of the pictures that were
   kept, all with the canonical depth and albedo read off I; + 0.01 (roughness of depth and diffuse shading).
+  Ours, if `objectives.views` is set: + |V(kept) - v|^2, with v the view of the drawing that was corrected. Nothing else
+  tells a deep relief that turns little from a flat one that turns much.
 
 Before the first round the depth network learns the ellipsoid. Departures from the authors' code, where its meaning and
 the paper's differ: with many subjects every drawing has its own subject's ambient and diffuse light (theirs has that of
@@ -177,10 +179,10 @@ class Gan2Shape(ReliefPictures, StagedMethod):
     return sum(terms.values()), {f"{stage.mode}/{name}": value for name, value in terms.items()}
 
   def collect(self, params: dict[str, PyTree], work: Work, key: Key) -> tuple[Samples, dict[str, Array]]:
-    drawn, mask = self._drawings(params, work, key)
+    drawn, mask, views = self._drawings(params, work, key)
     corrected, _ = self._corrected(params, work, drawn)
     k, b = work.targets.rendition.shape[0], self.table.samples
-    samples = Samples.of(*(x.reshape(k, b, *x.shape[1:]) for x in (corrected, mask)))
+    samples = Samples.of(*(x.reshape(k, b, *x.shape[1:]) for x in (corrected, mask, views)))
     return samples, {"collect/l1": masked_l1(corrected, drawn, mask)}
 
   def _explanation_terms(self, params: dict[str, PyTree], work: Work, *, joint: bool, flip: bool) -> dict[str, Array]:
@@ -193,7 +195,8 @@ class Gan2Shape(ReliefPictures, StagedMethod):
       image, mask = (jnp.concatenate(pair, 1) for pair in ((image, drawn), (mask, drawn_mask)))
     k, m = image.shape[:2]
     flat = parallel.over_batch(image.reshape(k * m, *image.shape[2:]))
-    views, lights = model.in_units(model.views(params, flat)), model.lights(params, flat)
+    answers, lights = model.views(params, flat), model.lights(params, flat)
+    views = model.in_units(answers)
     canonical = model.canonical(params, subjects.image)
     sides = 2 if flip else 1
     if flip:
@@ -212,6 +215,9 @@ class Gan2Shape(ReliefPictures, StagedMethod):
       for side in jnp.split(seen.image.reshape(sides * k, m, *image.shape[2:]), sides):
         for kind, value in self._distances(side[:, part], image[:, part], mask[:, part]).items():
           terms[name + kind] = terms.get(name + kind, 0.0) + value
+    if joint and weights.views:
+      error = answers.reshape(k, m, 6)[:, 1:] - work.samples.view
+      terms["samples_views"] = weights.views * jnp.mean(jnp.sum(error**2, -1))
     if joint and weights.smooth:
       own = lights.reshape(sides * k, m, 4)[:, 0]
       shading = cosines(canonical.normals, own[:, None, None])
@@ -227,7 +233,7 @@ class Gan2Shape(ReliefPictures, StagedMethod):
 
   def _correction_terms(self, params: dict[str, PyTree], work: Work, key: Key) -> dict[str, Array]:
     """Step 2: the generator's nearest pictures to drawings of the relief."""
-    drawn, mask = jax.lax.stop_gradient(self._drawings(params, work, key))
+    drawn, mask, _ = jax.lax.stop_gradient(self._drawings(params, work, key))
     corrected, offset = self._corrected(params, work, drawn)
     terms = {"l1": masked_l1(corrected, drawn, mask)}
     if self.objectives.features:
@@ -235,8 +241,9 @@ class Gan2Shape(ReliefPictures, StagedMethod):
       terms["features"] = self.objectives.features * masked_feature_distance(features, targets, mask)
     return terms | {"regular": self.objectives.regular * jnp.mean(offset**2)}
 
-  def _drawings(self, params: dict[str, PyTree], work: Work, key: Key) -> tuple[Array, Array]:
-    """(pictures [k * b] of the subjects' reliefs in views and lights of the priors, their masks)."""
+  def _drawings(self, params: dict[str, PyTree], work: Work, key: Key) -> tuple[Array, Array, Array]:
+    """(pictures [k * b] of the subjects' reliefs in views and lights of the priors, their masks, the views in a view
+    network's units)."""
     model, subjects = self.model, work.targets.subjects
     k, b = subjects.image.shape[0], self.table.samples
     canonical, lights = model.canonical(params, subjects.image), model.lights(params, subjects.image)
@@ -244,13 +251,14 @@ class Gan2Shape(ReliefPictures, StagedMethod):
     if self.masks.in_loss:
       views = model.in_units(model.views(params, subjects.image))
       canonical_mask = model.canonical_mask(canonical.depth, subjects.mask, views)
-    views = model.in_units(self.views.sample(stream(key, "views"), work.memory, k * b))
+    asked = self.views.sample(stream(key, "views"), work.memory, k * b)
+    views = model.in_units(asked)
     canonical, lights, canonical_mask = jax.tree.map(lambda x: jnp.repeat(x, b, 0), (canonical, lights, canonical_mask))
     lights = self.relighting.sample(stream(key, "lights"), lights)
     canonical, lights, canonical_mask, views = parallel.over_batch((canonical, lights, canonical_mask, views))
     seen = model.see(canonical.depth, lit(canonical, lights)[0], views)
     mask = seen.valid * sample_image(canonical_mask[..., None], seen.grid, method="nearest")[..., 0]
-    return self.masks.on_background(seen.image, mask), mask
+    return self.masks.on_background(seen.image, mask), mask, asked
 
   def _corrected(self, params: dict[str, PyTree], work: Work, drawn: Array) -> tuple[Array, Array]:
     """(the generator's pictures of drawings [k * b] of the subjects, the offsets of their latents)."""

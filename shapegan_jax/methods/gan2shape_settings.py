@@ -116,13 +116,15 @@ class MaskConfig:
 @dataclasses.dataclass(frozen=True)
 class Objectives:
   """Weights of the losses. LPIPS counts where `perceptual_net` names its network ("vgg16" as published), whose weights
-  are an extra."""
+  are an extra. `views` draws the view network's answers for samples to the views that were asked of the generator
+  (squares, in the network's units); without it nothing holds their scale against that of depth."""
 
   perceptual: float = 0.5
   perceptual_net: str = ""
   smooth: float = 0.01
   features: float = 1.0
   regular: float = 0.01
+  views: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,13 +45,18 @@ def gan():
   return AnalyticGan.of(SIZE, ReliefConfig(supersample=1))
 
 
+def answers_of(model, views):
+  """Views in the units of a view network."""
+  return views / model.in_units(jnp.ones((1, 6))).at[:, 5].set(1.0)
+
+
 def knowing(method, gan, latent):
   """The method, whose networks' answers are the truth of the analytic generator at `latent` and its samples."""
   model = dataclasses.replace(method.model)
   seen = jax.tree.map(lambda x: jnp.repeat(x[None], len(latent), 0), (gan.depth, gan.albedo))
   answers = {
     "canonical": lambda params, images: model.canonical_of(*seen),
-    "views": lambda params, images: gan.views(params["latents"]) / model.in_units(jnp.ones((1, 6))).at[:, 5].set(1.0),
+    "views": lambda params, images: answers_of(model, gan.views(params["latents"])),
     "lights": lambda params, images: gan.lights(params["latents"]),
   }
   for name, answer in answers.items():
@@ -64,8 +69,9 @@ def work_of(gan, latent, samples):
   subjects = gan.subjects(latent)
   flat = samples.reshape(-1, LATENT)
   drawn = gan.subjects(flat)
-  images, masks = (x.reshape(*samples.shape[:2], *x.shape[1:]) for x in (drawn.image, drawn.mask))
-  return Work(Targets(subjects, subjects.image, subjects.mask), Samples.of(images, masks), None, gan)
+  drawn = (drawn.image, drawn.mask, answers_of(gan.model, gan.views(flat)))
+  images, masks, views = (x.reshape(*samples.shape[:2], *x.shape[1:]) for x in drawn)
+  return Work(Targets(subjects, subjects.image, subjects.mask), Samples.of(images, masks, views), None, gan)
 
 
 def test_views_show_what_the_worlds_cameras_see(gan, rng):
@@ -143,6 +149,20 @@ def test_the_truth_explains_subject_and_samples_and_its_mirror_does_not(gan, rng
   assert both["l1"] < 1e-5
 
 
+def test_views_of_samples_are_held_to_those_that_were_asked(gan, rng):
+  latent, samples = jnp.zeros((2, LATENT)), jnp.asarray(rng.normal(size=(2, 2, LATENT)), jnp.float32) * 0.4
+  method = knowing(Gan2Shape.from_config(changed(objectives={"views": 3.0})), gan, latent)
+  explain = jax.jit(method._explanation_terms, static_argnames=("joint", "flip"))
+  everything = {"latents": jnp.concatenate([latent[:, None], samples], 1)}
+  halved = jax.tree.map(lambda x: x / 2, everything)
+  work = work_of(gan, latent, samples)
+  for answers, expected in ((everything, 0.0), (halved, 3 * jnp.mean(jnp.sum((work.samples.view / 2) ** 2, -1)))):
+    flat = jax.tree.map(lambda x: x.reshape(-1, LATENT), answers)
+    terms = explain(flat, work, joint=True, flip=False)
+    np.testing.assert_allclose(terms["samples_views"], expected, rtol=1e-5, atol=1e-9)
+    assert "samples_views" not in explain({"latents": latent}, work, joint=False, flip=False)
+
+
 def test_a_drawing_that_is_the_generators_own_picture_moves_nothing(gan, rng, key):
   latent = jnp.asarray(rng.normal(size=(2, LATENT)), jnp.float32) * 0.4
   work = work_of(gan, latent, jnp.zeros((2, 2, LATENT)))
@@ -202,7 +222,8 @@ def test_people_are_shown_the_subject_in_the_worlds_frame(gan, rng):
 
 def test_samples_are_kept_in_8_bits(rng):
   image, mask = rng.uniform(-1, 1, (1, 2, 3, 3, 3)), rng.uniform(0, 1, (1, 2, 3, 3))
-  again, mask_again = Samples.of(jnp.asarray(image, jnp.float32), jnp.asarray(mask, jnp.float32)).unpacked()
+  view = jnp.zeros((1, 2, 6))
+  again, mask_again = Samples.of(jnp.asarray(image, jnp.float32), jnp.asarray(mask, jnp.float32), view).unpacked()
   np.testing.assert_allclose(again, image, atol=1 / 255 + 1e-6)
   np.testing.assert_allclose(mask_again, mask, atol=0.5 / 255 + 1e-6)
 
