@@ -46,7 +46,7 @@ def heads() -> ConfigDict:
   size = stylegan2.heads()
   network = {name: size[name] for name in ("mapping", "synthesis", "critic")}
   config.gan = ConfigDict(
-    {"model": "stylegan2-heads", "tail": 2, "relative": True, "crop": 1.0, "network": ConfigDict(network)}
+    {"model": "stylegan2-heads", "tail": -1, "relative": True, "crop": 1.0, "network": ConfigDict(network)}
   )
   config.subjects.update(count=64, instance=False)
   config.networks.update(width=24, bottleneck=128, encoder_width=24, offset_width=24)
@@ -54,14 +54,14 @@ def heads() -> ConfigDict:
   config.masks.update(kind="background", background=1.0, in_loss=True, near=0.93, far=1.01, up=0.1, down=0.1, sides=0.1)
   # The set's own poses, and the shifts the generator was shown.
   config.views.update(deviation=(0.148, 0.286, 0.0, 0.1, 0.1, 0.0), scale=1.0)
-  config.objectives.views = 1.0
+  config.objectives.update(texture=0.5, latents=1.0, views=0.3)
   config.optimizers.learning_rate = 5e-4
   config.stages = published.stages(
     resolution=64,
     prior=300,
     albedo=(300, 100),
-    encoder=(400, 200),
-    joint=(1200, 800),
+    encoder=(1000, 400),
+    joint=(1500, 800),
     flip_albedo=(False, True, True),
     flip_joint=(True, True, True),
     images_per_step=4,

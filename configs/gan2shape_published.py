@@ -95,7 +95,9 @@ def base(resolution: int) -> ConfigDict:
       "smooth": 0.01,
       "features": 1.0,
       "regular": 0.01,
-      "views": 0.0,  # ours
+      "texture": 0.0,  # ours, and the next two
+      "latents": 0.0,
+      "views": 0.0,
     }
   )
   config.optimizers = ConfigDict({"learning_rate": 1e-4, "b1": 0.9, "b2": 0.999, "weight_decay": 5e-4})

@@ -76,7 +76,7 @@ class FrozenGan:
 
     The mapping network is a list whose entry 0 is the normalisation and whose entry k its linear layer k; with n layers
     the offset is added before entry n - `depth` to what the latent 0 is there. So `depth` + 1 linear layers follow, or
-    with `depth` = n everything: the counting is the published one.
+    with `depth` = n everything: the counting is the published one. With `depth` = -1 nothing follows.
     """
     start = self.generator.mapping.layers - depth
     zero = jnp.zeros((1, self.latent_size))

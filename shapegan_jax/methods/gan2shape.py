@@ -15,8 +15,14 @@ latent. With r the relief drawn in a view and light, and L1, features and LPIPS 
   d = F(E(P) - E(G(w))), F the last layers of G's mapping network. Then ("collect") the pictures G(w + d) are kept;
 - step 3 ("joint"): depth, albedo, view and light networks from step 1's loss and the same of the pictures that were
   kept, all with the canonical depth and albedo read off I; + 0.01 (roughness of depth and diffuse shading).
-  Ours, if `objectives.views` is set: + |V(kept) - v|^2, with v the view of the drawing that was corrected. Nothing else
-  tells a deep relief that turns little from a flat one that turns much.
+
+Ours, where `objectives` give them weight, for generators and schedules of two cores:
+
+- "texture": drawings, and step 3, have the picture itself as their texture, unlit and laid on the relief. It is sharp
+  from the first step on; the albedo network learns what it comes to;
+- "latents": step 2 also learns the offsets between the subjects and other pictures of the generator, whose w is known;
+- "views": the view network's answers for fresh pictures of the generator have the mean and deviation of the view prior.
+  Nothing else tells a deep relief that turns little from a flat one that turns much.
 
 Before the first round the depth network learns the ellipsoid. Departures from the authors' code, where its meaning and
 the paper's differ: with many subjects every drawing has its own subject's ambient and diffuse light (theirs has that of
@@ -69,6 +75,8 @@ from shapegan_jax.objectives.reconstruction import masked_feature_distance, mask
 from shapegan_jax.rendering.warping import sample_image
 from shapegan_jax.rng import stream
 from shapegan_jax.types import Array, Key, PyTree
+
+_CENSUS = 32  # fresh pictures of a step, on which the views' moments are taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,13 +184,15 @@ class Gan2Shape(ReliefPictures, StagedMethod):
       terms = self._correction_terms(params, work, key)
     else:
       terms = self._explanation_terms(params, work, joint=stage.mode == "joint", flip=stage.flip)
+      if stage.mode == "joint" and self.objectives.views:
+        terms["views"] = self.objectives.views * self._views_from_prior(params, work, key)
     return sum(terms.values()), {f"{stage.mode}/{name}": value for name, value in terms.items()}
 
   def collect(self, params: dict[str, PyTree], work: Work, key: Key) -> tuple[Samples, dict[str, Array]]:
-    drawn, mask, views = self._drawings(params, work, key)
+    drawn, mask = self._drawings(params, work, key)
     corrected, _ = self._corrected(params, work, drawn)
     k, b = work.targets.rendition.shape[0], self.table.samples
-    samples = Samples.of(*(x.reshape(k, b, *x.shape[1:]) for x in (corrected, mask, views)))
+    samples = Samples.of(*(x.reshape(k, b, *x.shape[1:]) for x in (corrected, mask)))
     return samples, {"collect/l1": masked_l1(corrected, drawn, mask)}
 
   def _explanation_terms(self, params: dict[str, PyTree], work: Work, *, joint: bool, flip: bool) -> dict[str, Array]:
@@ -195,9 +205,16 @@ class Gan2Shape(ReliefPictures, StagedMethod):
       image, mask = (jnp.concatenate(pair, 1) for pair in ((image, drawn), (mask, drawn_mask)))
     k, m = image.shape[:2]
     flat = parallel.over_batch(image.reshape(k * m, *image.shape[2:]))
-    answers, lights = model.views(params, flat), model.lights(params, flat)
-    views = model.in_units(answers)
+    views, lights = model.in_units(model.views(params, flat)), model.lights(params, flat)
     canonical = model.canonical(params, subjects.image)
+    terms: dict[str, Array] = {}
+    if joint and weights.texture:
+      own = [x.reshape(k, m, -1)[:, 0] for x in (views, lights)]
+      laid = model.laid_on(canonical, subjects.image, *own)
+      shown = model.canonical_mask(canonical.depth, subjects.mask if self.masks.in_loss else mask[:, 0], own[0])
+      targets, shown = jax.lax.stop_gradient((laid.albedo, shown))
+      terms["texture"] = weights.texture * masked_l1(canonical.albedo, targets, shown)
+      canonical = laid
     sides = 2 if flip else 1
     if flip:
       both = [jnp.concatenate([x, jnp.flip(x, 2)]) for x in (canonical.depth, canonical.albedo)]
@@ -208,16 +225,12 @@ class Gan2Shape(ReliefPictures, StagedMethod):
     # A mirrored relief explains the pictures where the other one does too.
     valid = jnp.prod(seen.valid.reshape(sides, k, m, *seen.valid.shape[1:]), 0)
     mask = mask * valid
-    terms: dict[str, Array] = {}
     for name, part in {"": slice(0, 1), "samples_": slice(1, None)}.items():
       if part.start >= m:
         continue
       for side in jnp.split(seen.image.reshape(sides * k, m, *image.shape[2:]), sides):
         for kind, value in self._distances(side[:, part], image[:, part], mask[:, part]).items():
           terms[name + kind] = terms.get(name + kind, 0.0) + value
-    if joint and weights.views:
-      error = answers.reshape(k, m, 6)[:, 1:] - work.samples.view
-      terms["samples_views"] = weights.views * jnp.mean(jnp.sum(error**2, -1))
     if joint and weights.smooth:
       own = lights.reshape(sides * k, m, 4)[:, 0]
       shading = cosines(canonical.normals, own[:, None, None])
@@ -231,43 +244,67 @@ class Gan2Shape(ReliefPictures, StagedMethod):
       terms["perceptual"] = self.objectives.perceptual * jnp.mean(self.perceptual(*flat))
     return terms
 
+  def _views_from_prior(self, params: dict[str, PyTree], work: Work, key: Key) -> Array:
+    """How far mean and deviation of the views of fresh pictures are from the prior's: the sum of squares."""
+    fresh = self.rendition(work.gan, work.gan.sample(stream(key, "census"), _CENSUS))
+    views = self.model.views(params, jax.lax.stop_gradient(fresh))
+    mean = jnp.mean(views, 0)
+    deviation = jnp.sqrt(jnp.mean((views - mean[None]) ** 2, 0) + 1e-6)
+    expected = jnp.sqrt(jnp.sum(work.memory.root**2, -1))
+    return jnp.sum((mean - work.memory.mean) ** 2 + (deviation - expected) ** 2)
+
   def _correction_terms(self, params: dict[str, PyTree], work: Work, key: Key) -> dict[str, Array]:
     """Step 2: the generator's nearest pictures to drawings of the relief."""
-    drawn, mask, _ = jax.lax.stop_gradient(self._drawings(params, work, key))
+    drawn, mask = jax.lax.stop_gradient(self._drawings(params, work, key))
     corrected, offset = self._corrected(params, work, drawn)
     terms = {"l1": masked_l1(corrected, drawn, mask)}
     if self.objectives.features:
       features, targets = work.gan.features(corrected), work.gan.features(drawn)
       terms["features"] = self.objectives.features * masked_feature_distance(features, targets, mask)
+    if self.objectives.latents:
+      terms["latents"] = self.objectives.latents * self._offsets_between_pictures(params, work, key)
     return terms | {"regular": self.objectives.regular * jnp.mean(offset**2)}
 
-  def _drawings(self, params: dict[str, PyTree], work: Work, key: Key) -> tuple[Array, Array, Array]:
-    """(pictures [k * b] of the subjects' reliefs in views and lights of the priors, their masks, the views in a view
-    network's units)."""
+  def _offsets_between_pictures(self, params: dict[str, PyTree], work: Work, key: Key) -> Array:
+    """The squared error of offsets from the subjects to pictures on the way to others, whose styles are known."""
+    latent = jnp.repeat(work.targets.subjects.latent, self.table.samples, 0)
+    others = work.gan.sample(stream(key, "others"), latent.shape[0])
+    moved = jax.random.uniform(stream(key, "shares"), (latent.shape[0], 1)) * (others - latent)
+    pictures = jax.lax.stop_gradient(self.rendition(work.gan, latent + moved))
+    return jnp.mean((self._offsets(params, work, pictures) - moved) ** 2)
+
+  def _drawings(self, params: dict[str, PyTree], work: Work, key: Key) -> tuple[Array, Array]:
+    """(pictures [k * b] of the subjects' reliefs in views and lights of the priors, their masks)."""
     model, subjects = self.model, work.targets.subjects
     k, b = subjects.image.shape[0], self.table.samples
     canonical, lights = model.canonical(params, subjects.image), model.lights(params, subjects.image)
     canonical_mask = jnp.ones_like(subjects.mask)
+    own = model.in_units(model.views(params, subjects.image))
     if self.masks.in_loss:
-      views = model.in_units(model.views(params, subjects.image))
-      canonical_mask = model.canonical_mask(canonical.depth, subjects.mask, views)
-    asked = self.views.sample(stream(key, "views"), work.memory, k * b)
-    views = model.in_units(asked)
+      canonical_mask = model.canonical_mask(canonical.depth, subjects.mask, own)
+    if self.objectives.texture:
+      canonical = model.laid_on(canonical, subjects.image, own, lights)
+    views = model.in_units(self.views.sample(stream(key, "views"), work.memory, k * b))
     canonical, lights, canonical_mask = jax.tree.map(lambda x: jnp.repeat(x, b, 0), (canonical, lights, canonical_mask))
     lights = self.relighting.sample(stream(key, "lights"), lights)
     canonical, lights, canonical_mask, views = parallel.over_batch((canonical, lights, canonical_mask, views))
     seen = model.see(canonical.depth, lit(canonical, lights)[0], views)
     mask = seen.valid * sample_image(canonical_mask[..., None], seen.grid, method="nearest")[..., 0]
-    return self.masks.on_background(seen.image, mask), mask, asked
+    return self.masks.on_background(seen.image, mask), mask
 
   def _corrected(self, params: dict[str, PyTree], work: Work, drawn: Array) -> tuple[Array, Array]:
     """(the generator's pictures of drawings [k * b] of the subjects, the offsets of their latents)."""
+    moved = self._offsets(params, work, drawn)
     b = drawn.shape[0] // work.targets.rendition.shape[0]
-    offset = self.model.apply(params, "offset", drawn)
+    return self.rendition(work.gan, jnp.repeat(work.targets.subjects.latent, b, 0) + moved), moved
+
+  def _offsets(self, params: dict[str, PyTree], work: Work, pictures: Array) -> Array:
+    """How far from the subjects' latents those of pictures [k * b] are."""
+    b = pictures.shape[0] // work.targets.rendition.shape[0]
+    offset = self.model.apply(params, "offset", pictures)
     if self.gan.relative:
       offset = offset - jnp.repeat(self.model.apply(params, "offset", work.targets.rendition), b, 0)
-    moved = work.gan.offset(offset, self.gan.tail)
-    return self.rendition(work.gan, jnp.repeat(work.targets.subjects.latent, b, 0) + moved), moved
+    return work.gan.offset(offset, self.gan.tail)
 
   def object_mask(self, pictures: Array) -> Array:
     return self.masks.of(pictures) if self.masks.in_loss else jnp.ones(pictures.shape[:3])

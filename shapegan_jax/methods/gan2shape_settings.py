@@ -35,7 +35,8 @@ class GanConfig:
   Args:
     model: a name, workdir or file as `--model` takes it; "": untrained.
     tail: where an offset enters the mapping network, counted as published (`FrozenGan.offset`): `tail` + 1 linear
-      layers follow; with as many as the network has, all of them and the normalisation before.
+      layers follow; with as many as the network has, all of them and the normalisation before; with -1 (ours) none:
+      offsets are of styles.
     relative: take offsets relative to that of the generator's own picture (faces and cats as published).
     crop: the part of its picture's width, about the centre, that the method sees.
   """
@@ -116,14 +117,22 @@ class MaskConfig:
 @dataclasses.dataclass(frozen=True)
 class Objectives:
   """Weights of the losses. LPIPS counts where `perceptual_net` names its network ("vgg16" as published), whose weights
-  are an extra. `views` draws the view network's answers for samples to the views that were asked of the generator
-  (squares, in the network's units); without it nothing holds their scale against that of depth."""
+  are an extra. The last three are ours (`methods.gan2shape`); 0 as published.
+
+  Args:
+    texture: of what the albedo network has to learn, where pictures themselves are the texture of drawings and of step
+      3; 0: what the network says is the texture.
+    latents: of offsets between pictures whose styles are known, in step 2.
+    views: of the mean and deviation of views, in step 3.
+  """
 
   perceptual: float = 0.5
   perceptual_net: str = ""
   smooth: float = 0.01
   features: float = 1.0
   regular: float = 0.01
+  texture: float = 0.0
+  latents: float = 0.0
   views: float = 0.0
 
 

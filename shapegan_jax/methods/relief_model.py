@@ -23,6 +23,8 @@ from shapegan_jax.rendering.warping import canonical_grid, sample_image, view_gr
 from shapegan_jax.rng import stream
 from shapegan_jax.types import Key, Lights, PyTree, record
 
+_LEAST_SHADING = 0.1  # darker places are not brightened further: there is little to see in them
+
 
 @dataclasses.dataclass(frozen=True)
 class ReliefConfig:
@@ -166,6 +168,17 @@ class ReliefModel:
   def lights(self, params: dict[str, PyTree], images: Float[Array, "b s s 3"]) -> Float[Array, "b 4"]:
     """The light codes of pictures; ambient and diffuse may leave [0, 1]."""
     return self.apply(params, "light", images) + _row(self.networks.light_mean)
+
+  def laid_on(
+    self, canonical: Canonical, images: Float[Array, "b s s 3"], views: Float[Array, "b 6"], lights: Float[Array, "b 4"]
+  ) -> Canonical:
+    """The relief with pictures in these views (radians and units of depth) and lights for its albedo: pictures are
+    unlit and laid on it. What a view does not show gets the albedo of what hides it."""
+    color = sample_image(images, view_grid(self.camera, canonical.depth, views)) / 2 + 0.5
+    codes = Lights(lights[..., None, None, :])
+    shading = codes.ambient + codes.diffuse * cosines(canonical.normals, codes.code)
+    albedo = jnp.clip(color / jnp.maximum(shading, _LEAST_SHADING)[..., None], 0.0, 1.0)
+    return dataclasses.replace(canonical, albedo=albedo * 2 - 1)
 
   def see(self, depth: Float[Array, "b s s"], texture: Float[Array, "b s s 3"], views: Float[Array, "b 6"]) -> Seen:
     """Canonical maps in views (radians and units of depth). The texture is in [-1, 1], clipped only in the view."""

@@ -99,12 +99,13 @@ class StagedMethod(abc.ABC):
     opt = {name: self.optimizer.directions.init(params) for name, params in networks.items()}
     if self.instance:
       networks, opt = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), (networks, opt))
+    pool = (count, self.table.pool, size, size)
     return StagedState(
       step=jnp.zeros((), jnp.int32),
       params=networks,
       opt=opt,
       targets=targets,
-      pool=Samples.none(count, self.table.pool, size),
+      pool=Samples(jnp.zeros((*pool, 3), jnp.uint8), jnp.zeros(pool, jnp.uint8)),
       memory=memory,
       gan=gan,
     )

@@ -128,23 +128,15 @@ class Targets:
 
 @record
 class Samples:
-  """Pictures of the subjects in other views and lights, as the generator drew them, in 8 bits: [n, m] of them. The
-  views are those that were asked of it."""
+  """Pictures of the subjects in other views and lights, as the generator drew them, in 8 bits: [n, m] of them."""
 
   image: Array  # [n, m, s, s, 3] uint8
   mask: Array  # [n, m, s, s] uint8
-  view: Array  # [n, m, 6] in a view network's units
 
   @classmethod
-  def of(cls, image: Array, mask: Array, view: Array) -> Samples:
-    """From pictures in [-1, 1], masks in [0, 1] and views."""
-    return cls(*(jnp.round(255 * x).astype(jnp.uint8) for x in (image / 2 + 0.5, mask)), view)
-
-  @classmethod
-  def none(cls, count: int, pool: int, size: int) -> Samples:
-    """`pool` black pictures of each of `count` subjects, for the first "collect" stage to fill."""
-    pixels = (count, pool, size, size)
-    return cls(jnp.zeros((*pixels, 3), jnp.uint8), jnp.zeros(pixels, jnp.uint8), jnp.zeros((count, pool, 6)))
+  def of(cls, image: Array, mask: Array) -> Samples:
+    """From pictures in [-1, 1] and masks in [0, 1]."""
+    return cls(*(jnp.round(255 * x).astype(jnp.uint8) for x in (image / 2 + 0.5, mask)))
 
   def unpacked(self) -> tuple[Array, Array]:
     """(pictures in [-1, 1], masks in [0, 1])."""

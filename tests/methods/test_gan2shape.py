@@ -19,7 +19,7 @@ from shapegan_jax.geometry.relief import camera_poses, move, points_to_world, pr
 from shapegan_jax.methods.gan2shape import Gan2Shape
 from shapegan_jax.methods.gan2shape_settings import GanConfig, Relighting, Views
 from shapegan_jax.methods.relief_model import ReliefConfig, lit, views_at
-from shapegan_jax.methods.staged_settings import Samples, Targets, Work
+from shapegan_jax.methods.staged_settings import Samples, Subjects, Targets, Work
 from shapegan_jax.model import with_dependencies
 from shapegan_jax.networks import perceptual
 from shapegan_jax.rendering.shading import lambertian
@@ -45,18 +45,13 @@ def gan():
   return AnalyticGan.of(SIZE, ReliefConfig(supersample=1))
 
 
-def answers_of(model, views):
-  """Views in the units of a view network."""
-  return views / model.in_units(jnp.ones((1, 6))).at[:, 5].set(1.0)
-
-
 def knowing(method, gan, latent):
   """The method, whose networks' answers are the truth of the analytic generator at `latent` and its samples."""
   model = dataclasses.replace(method.model)
   seen = jax.tree.map(lambda x: jnp.repeat(x[None], len(latent), 0), (gan.depth, gan.albedo))
   answers = {
     "canonical": lambda params, images: model.canonical_of(*seen),
-    "views": lambda params, images: answers_of(model, gan.views(params["latents"])),
+    "views": lambda params, images: gan.views(params["latents"]) / model.in_units(jnp.ones((1, 6))).at[:, 5].set(1.0),
     "lights": lambda params, images: gan.lights(params["latents"]),
   }
   for name, answer in answers.items():
@@ -69,9 +64,8 @@ def work_of(gan, latent, samples):
   subjects = gan.subjects(latent)
   flat = samples.reshape(-1, LATENT)
   drawn = gan.subjects(flat)
-  drawn = (drawn.image, drawn.mask, answers_of(gan.model, gan.views(flat)))
-  images, masks, views = (x.reshape(*samples.shape[:2], *x.shape[1:]) for x in drawn)
-  return Work(Targets(subjects, subjects.image, subjects.mask), Samples.of(images, masks, views), None, gan)
+  images, masks = (x.reshape(*samples.shape[:2], *x.shape[1:]) for x in (drawn.image, drawn.mask))
+  return Work(Targets(subjects, subjects.image, subjects.mask), Samples.of(images, masks), None, gan)
 
 
 def test_views_show_what_the_worlds_cameras_see(gan, rng):
@@ -149,18 +143,89 @@ def test_the_truth_explains_subject_and_samples_and_its_mirror_does_not(gan, rng
   assert both["l1"] < 1e-5
 
 
-def test_views_of_samples_are_held_to_those_that_were_asked(gan, rng):
-  latent, samples = jnp.zeros((2, LATENT)), jnp.asarray(rng.normal(size=(2, 2, LATENT)), jnp.float32) * 0.4
-  method = knowing(Gan2Shape.from_config(changed(objectives={"views": 3.0})), gan, latent)
-  explain = jax.jit(method._explanation_terms, static_argnames=("joint", "flip"))
-  everything = {"latents": jnp.concatenate([latent[:, None], samples], 1)}
-  halved = jax.tree.map(lambda x: x / 2, everything)
-  work = work_of(gan, latent, samples)
-  for answers, expected in ((everything, 0.0), (halved, 3 * jnp.mean(jnp.sum((work.samples.view / 2) ** 2, -1)))):
-    flat = jax.tree.map(lambda x: x.reshape(-1, LATENT), answers)
-    terms = explain(flat, work, joint=True, flip=False)
-    np.testing.assert_allclose(terms["samples_views"], expected, rtol=1e-5, atol=1e-9)
-    assert "samples_views" not in explain({"latents": latent}, work, joint=False, flip=False)
+def test_a_picture_laid_on_its_relief_is_the_albedo(gan, rng):
+  latent = jnp.asarray(rng.normal(size=(3, LATENT)), jnp.float32) * 0.4
+  canonical = gan.model.canonical_of(*(jnp.repeat(x[None], 3, 0) for x in (gan.depth, gan.albedo)))
+  wrong = dataclasses.replace(canonical, albedo=jnp.zeros_like(canonical.albedo))
+  own = gan.views(latent), gan.lights(latent)
+  laid = jax.jit(gan.model.laid_on)(wrong, gan.image(latent), *own)
+  shown = gan.model.canonical_mask(canonical.depth, gan.truth(latent)[1].astype(jnp.float32), own[0]) > 0.99
+  error = np.abs(np.asarray(laid.albedo - canonical.albedo)).mean(-1)[np.asarray(shown & (gan.inside > 0.5)[None])]
+  assert np.median(error) < 0.05, "coarse pixels, read twice between their centres"
+  np.testing.assert_array_equal(laid.depth, canonical.depth)
+
+
+def test_with_the_pictures_own_texture_albedo_need_not_be_known_but_is_learned(gan, rng):
+  latent = jnp.asarray(rng.normal(size=(2, LATENT)), jnp.float32) * 0.2
+  samples = jnp.asarray(rng.normal(size=(2, 2, LATENT)), jnp.float32) * 0.2
+  blank = dataclasses.replace(gan, albedo=jnp.zeros_like(gan.albedo))
+  everything = {"latents": jnp.concatenate([latent[:, None], samples], 1).reshape(-1, LATENT)}
+  found = {}
+  for weight in (0.0, 2.0):
+    config = changed(objectives={"texture": weight}, masks={"in_loss": True})
+    for name, known in (("blank", blank), ("truth", gan)):
+      method = knowing(Gan2Shape.from_config(config), known, latent)
+      explain = jax.jit(method._explanation_terms, static_argnames=("joint", "flip"))
+      found[weight, name] = explain(everything, work_of(gan, latent, samples), joint=True, flip=False)
+  assert "texture" not in found[0.0, "blank"]
+  assert found[2.0, "blank"]["samples_l1"] < 0.5 * found[0.0, "blank"]["samples_l1"]
+  np.testing.assert_allclose(found[2.0, "blank"]["samples_l1"], found[2.0, "truth"]["samples_l1"], rtol=1e-5)
+  assert found[2.0, "truth"]["texture"] < 0.4 * found[2.0, "blank"]["texture"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LegibleGan:
+  """Its pictures are of one colour, which is the style."""
+
+  latent_size: int = 3
+
+  def sample(self, key, n):
+    return jax.random.normal(key, (n, 3))
+
+  def image(self, w):
+    return jnp.broadcast_to(w[:, None, None], (len(w), SIZE, SIZE, 3))
+
+  def offset(self, o, depth):
+    del depth
+    return o
+
+
+def work_of_legible():
+  gan, latent = LegibleGan(), jnp.array([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
+  pictures = gan.image(latent)
+  subjects = Subjects(pictures, latent, pictures[..., 0])
+  samples = Samples.of(pictures[:, None], pictures[:, None, ..., 0])
+  return Work(Targets(subjects, pictures, pictures[..., 0]), samples, None, gan)
+
+
+def reading(method, factor):
+  """The method, whose offset and view networks say `factor` times the style."""
+  model = dataclasses.replace(method.model)
+  styles = {"offset": lambda images: factor * images.mean((1, 2))}
+  object.__setattr__(model, "apply", lambda params, name, images: styles[name](images))
+  object.__setattr__(model, "views", lambda params, images: jnp.pad(factor * images.mean((1, 2)), ((0, 0), (0, 3))))
+  return dataclasses.replace(method, model=model)
+
+
+def test_offsets_between_pictures_of_known_styles_are_learned(key):
+  work = work_of_legible()
+  method = Gan2Shape.from_config(CONFIG)
+  error = [reading(method, factor)._offsets_between_pictures({}, work, key) for factor in (1.0, 0.5, 0.0)]
+  assert error[0] < 1e-10
+  np.testing.assert_allclose(error[1], error[2] / 4, rtol=1e-5)
+
+
+def test_views_of_fresh_pictures_are_held_to_the_priors_moments(key):
+  prior = Views(deviation=(0.2, 0.2, 0.2, 0.0, 0.0, 0.0))
+  method = Gan2Shape.from_config(CONFIG)
+  work = dataclasses.replace(work_of_legible(), memory=prior.given())
+  right, half, none = (reading(method, factor)._views_from_prior({}, work, key) for factor in (0.2, 0.1, 0.0))
+  np.testing.assert_allclose(none, 3 * 0.2**2, rtol=0.05)
+  np.testing.assert_allclose(half, 3 * 0.1**2, rtol=0.5)
+  assert right < 0.2 * half, "32 pictures tell the moments only roughly"
+  moved = dataclasses.replace(prior, mean=(0.5,) * 3 + (0.0,) * 3).given()
+  elsewhere = dataclasses.replace(work, memory=moved)
+  assert reading(method, 0.2)._views_from_prior({}, elsewhere, key) > 0.5
 
 
 def test_a_drawing_that_is_the_generators_own_picture_moves_nothing(gan, rng, key):
@@ -222,8 +287,7 @@ def test_people_are_shown_the_subject_in_the_worlds_frame(gan, rng):
 
 def test_samples_are_kept_in_8_bits(rng):
   image, mask = rng.uniform(-1, 1, (1, 2, 3, 3, 3)), rng.uniform(0, 1, (1, 2, 3, 3))
-  view = jnp.zeros((1, 2, 6))
-  again, mask_again = Samples.of(jnp.asarray(image, jnp.float32), jnp.asarray(mask, jnp.float32), view).unpacked()
+  again, mask_again = Samples.of(jnp.asarray(image, jnp.float32), jnp.asarray(mask, jnp.float32)).unpacked()
   np.testing.assert_allclose(again, image, atol=1 / 255 + 1e-6)
   np.testing.assert_allclose(mask_again, mask, atol=0.5 / 255 + 1e-6)
 

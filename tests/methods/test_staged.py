@@ -59,7 +59,7 @@ class Toy(StagedMethod):
 
   def collect(self, params, work, key):
     image = jnp.repeat(work.targets.subjects.image[:, None], self.table.samples, 1)
-    return Samples.of(image, jnp.ones(image.shape[:-1]), jnp.zeros((*image.shape[:2], 6))), {}
+    return Samples.of(image, jnp.ones(image.shape[:-1])), {}
 
 
 def sum_of_names():

@@ -167,6 +167,7 @@ def test_an_offset_of_zero_moves_nothing_and_runs_through_the_last_layers(gan, m
   # The published counting: depth 0 still runs one linear layer; with all layers the normalisation comes as well.
   one = gan._map(o + gan._map(jnp.zeros((1, 8)), 0, layers), layers) - gan._map(jnp.zeros((1, 8)))
   np.testing.assert_allclose(gan.offset(o, 0), one, atol=1e-6)
+  np.testing.assert_allclose(gan.offset(o, -1), o, atol=1e-6)
   np.testing.assert_allclose(gan.offset(2 * o, layers), gan.offset(o, layers), atol=1e-5)
 
 
