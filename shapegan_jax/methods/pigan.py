@@ -5,8 +5,9 @@ from a random pose; a discriminator that grows with the resolution judges the pi
 are known: only their distribution. Sections 3.1-3.4 of the paper; the identity (pose) penalty and top-k training are
 the authors' code's. Departures: pose targets are our centred (pitch, yaw), which differ from the authors' polar
 angles by a bias and a sign that the last layer absorbs; the reduced learning rate of the mapping network, named in
-the authors' code, never takes effect there and is left out. The authors' code carries no licence: this is written
-from the paper.
+the authors' code, never takes effect there and is left out. Ours, where `smoothness` has weight: GOF's smoothness of
+normals (`objectives.shape.normal_smoothness`) where some rays end; a view of 64 pixels does not tell waves half a pixel
+deep from paint, and a SIREN is made of waves. The authors' code carries no licence: this is written from the paper.
 """
 
 from __future__ import annotations
@@ -16,16 +17,37 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from shapegan_jax import parallel
 from shapegan_jax.methods import siren_parts as parts
 from shapegan_jax.methods.adversarial import AdversarialMethod, Fakes
 from shapegan_jax.methods.base import frontal_viewdirs, section
 from shapegan_jax.methods.gan_settings import GanStage, engine_parts
-from shapegan_jax.rendering.volume import Compositor, Density, HierarchicalSampler, Sampler, Window, with_gradient
+from shapegan_jax.numerics import l2_normalize
+from shapegan_jax.objectives.shape import normal_smoothness
+from shapegan_jax.rendering.volume import (
+  Compositor,
+  Density,
+  HierarchicalSampler,
+  Sampler,
+  Window,
+  points_at,
+  with_gradient,
+)
 from shapegan_jax.rng import stream
 from shapegan_jax.schedules import ramp
 from shapegan_jax.types import Array, Cameras, Codes, FieldSamples, Key, Lights, PyTree, Rays, Rendering, Shader
+
+
+@dataclasses.dataclass(frozen=True)
+class SmoothnessConfig:
+  """`weight` of how far the normals at the expected ends of `rays` rays a picture are from those `neighbour` world
+  units away."""
+
+  weight: float = 0.0
+  rays: int = 128
+  neighbour: float = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +57,7 @@ class PiGan(AdversarialMethod):
   generator: parts.SirenGenerator
   cameras: parts.CameraConfig
   rendering: parts.RenderConfig
+  smoothness: SmoothnessConfig
 
   @classmethod
   def from_config(cls, config: Mapping[str, Any]) -> PiGan:
@@ -50,6 +73,7 @@ class PiGan(AdversarialMethod):
       generator=parts.SirenGenerator.from_config(config),
       cameras=section(parts.CameraConfig, config, "cameras"),
       rendering=section(parts.RenderConfig, config, "rendering"),
+      smoothness=section(SmoothnessConfig, config, "smoothness"),
     )
 
   def init_generator(self, key: Key) -> PyTree:
@@ -89,9 +113,10 @@ class PiGan(AdversarialMethod):
 
   def generate(self, gen_params: PyTree, key: Key, anneals: Mapping[str, Array], *, stage: GanStage) -> Fakes:
     latents, cameras, _ = self.sample_inputs(key, stage.batch_size)
+    codes = self.generator.codes(gen_params, latents)
     rendering = self._render(
       gen_params,
-      self.generator.codes(gen_params, latents),
+      codes,
       cameras,
       resolution=stage.resolution,
       sampler=self.sampler(stage.samples),
@@ -99,7 +124,37 @@ class PiGan(AdversarialMethod):
       key=stream(key, "samples"),
       noise_std=anneals.get("density_noise"),
     )
-    return Fakes.of(rendering, latents, cameras)
+    return Fakes.of(rendering, latents, cameras, self.normal_pairs(gen_params, key, codes, cameras, rendering))
+
+  def normal_pairs(
+    self, gen_params: PyTree, key: Key, codes: tuple[Array, Array], cameras: Cameras, rendering: Rendering
+  ) -> dict[str, Array]:
+    """{"pair" [b, rays, 2, 3], "found" [b, rays]}: unit normals where some rays of renderings [b, h, w] are expected to
+    end and a step from there in a random direction, of rays that are mostly absorbed; {} without a weight.
+
+    The places carry no gradient.
+    """
+    settings, (batch, size) = self.smoothness, rendering.distance.shape[:2]
+    if not settings.weight:
+      return {}
+    chosen = jax.random.randint(stream(key, "smooth rays"), (batch, settings.rays), 0, size**2)
+    distance, acc = jax.lax.stop_gradient([x.reshape(batch, -1) for x in (rendering.distance, rendering.acc)])
+    maps = (self.cameras.picture_rays(cameras, size), distance, acc)
+    rays, distance, acc = jax.vmap(lambda rows, i: jax.tree.map(lambda x: x[i], rows))(maps, chosen)
+    places = points_at(rays, distance[..., None])
+    direction = jax.random.uniform(stream(key, "smooth steps"), places.shape, minval=-1.0)
+    pair = jnp.concatenate([places, places + settings.neighbour * l2_normalize(direction)], -2)
+
+    def gradient(codes: tuple[Array, Array], points: Array, viewdirs: Array) -> Array:
+      return with_gradient(self.generator.field_fn(gen_params, codes, None))(points, viewdirs).gradient
+
+    return {"pair": l2_normalize(-jax.vmap(gradient)(codes, pair, rays.viewdirs)), "found": acc > 0.5}
+
+  def extra_losses(self, gen_params: PyTree, fakes: Fakes) -> dict[str, Array]:
+    del gen_params
+    if not fakes.aux:
+      return {}
+    return {"smooth": self.smoothness.weight * normal_smoothness(fakes.aux["pair"], fakes.aux["found"])}
 
   def render(
     self,
