@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs import common, stylegan2
+from configs import common, shadegan, stylegan2
 from configs import gan2shape_published as published
 
 
@@ -51,10 +51,14 @@ def heads() -> ConfigDict:
   config.subjects.update(count=64, instance=False)
   config.networks.update(width=24, bottleneck=128, encoder_width=24, offset_width=24)
   config.relief.update(fov_deg=12.0, near=0.88, far=1.12, supersample=1)  # the set's own camera
-  config.masks.update(kind="background", background=1.0, in_loss=True, near=0.93, far=1.01, up=0.1, down=0.1, sides=0.1)
-  # The set's own poses, and the shifts the generator was shown.
+  # Half an ellipsoid about the point that views turn.
+  config.masks.update(kind="background", background=1.0, in_loss=True, shared=True, near=0.92, far=1.0, radius=0.08)
+  config.masks.up = 0.1
+  # The set's own poses, and the shifts the generator was shown; the set's own lights.
   config.views.update(deviation=(0.148, 0.286, 0.0, 0.1, 0.1, 0.0), scale=1.0)
-  config.objectives.update(texture=0.5, latents=1.0, views=0.3)
+  lights = shadegan.heads().lights
+  config.lights.update(mean=lights.mean, covariance=lights.covariance)
+  config.objectives.update(texture=0.5, latents=1.0, drawings=1.0, moments=3.0, anchor=1.0)
   config.optimizers.learning_rate = 5e-4
   config.stages = published.stages(
     resolution=64,

@@ -72,6 +72,8 @@ def base(resolution: int) -> ConfigDict:
       "in_loss": False,
       "near": 0.91,
       "far": 1.02,
+      "radius": 0.4,
+      "shared": False,
       "up": 0.0,
       "down": 0.0,
       "sides": 0.0,
@@ -88,6 +90,7 @@ def base(resolution: int) -> ConfigDict:
     }
   )
   config.lights = ConfigDict({"x": (-1.0, 1.0), "y": (-0.2, 0.8), "strength": (-0.1, 0.6), "ambient": -0.6})
+  config.lights.update(mean=(), covariance=())  # ours: a prior instead
   config.objectives = ConfigDict(
     {
       "perceptual": 0.5,
@@ -95,9 +98,11 @@ def base(resolution: int) -> ConfigDict:
       "smooth": 0.01,
       "features": 1.0,
       "regular": 0.01,
-      "texture": 0.0,  # ours, and the next two
+      "texture": 0.0,  # ours, and the next four
       "latents": 0.0,
-      "views": 0.0,
+      "drawings": 0.0,
+      "moments": 0.0,
+      "anchor": 0.0,
     }
   )
   config.optimizers = ConfigDict({"learning_rate": 1e-4, "b1": 0.9, "b2": 0.999, "weight_decay": 5e-4})
@@ -158,7 +163,7 @@ def synface_settings() -> ConfigDict:
   config.gan = generator("runs/stylegan2_bfm", resolution=128)
   config.gan.tail = 8
   config.masks.up = 1 / 6
-  config.lights = ConfigDict({"x": (-0.9, 0.9), "y": (-0.3, 0.8), "strength": (-0.1, 0.7), "ambient": -0.4})
+  config.lights.update(x=(-0.9, 0.9), y=(-0.3, 0.8), strength=(-0.1, 0.7), ambient=-0.4)
   return config
 
 

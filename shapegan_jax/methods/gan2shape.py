@@ -18,18 +18,21 @@ latent. With r the relief drawn in a view and light, and L1, features and LPIPS 
 
 Ours, where `objectives` give them weight, for generators and schedules of two cores:
 
-- "texture": drawings, and step 3, have the picture itself as their texture, unlit and laid on the relief. It is sharp
-  from the first step on; the albedo network learns what it comes to;
+- "texture": drawings, and step 3, have the picture itself as their texture, unlit and laid on the relief, and only
+  what the picture shows counts. It is sharp from the first step on; the albedo network learns what it comes to;
 - "latents": step 2 also learns the offsets between the subjects and other pictures of the generator, whose w is known;
-- "views": the view network's answers for fresh pictures of the generator have the mean and deviation of the view prior.
-  Nothing else tells a deep relief that turns little from a flat one that turns much.
+- "drawings": step 2 also teaches the view and light networks, by drawings, whose views and lights are known. So a
+  convex relief is never taken for a hollow one, and views begin as large as that relief has them;
+- "moments": what these networks answer for fresh pictures of the generator has the mean and deviation of the priors.
+  Nothing else tells a deep relief that turns little from a flat one that turns much;
+- "anchor": in step 3 the depth network is drawn to the shape it began with, which holds what no picture tells of.
 
-Before the first round the depth network learns the ellipsoid. Departures from the authors' code, where its meaning and
-the paper's differ: with many subjects every drawing has its own subject's ambient and diffuse light (theirs has that of
-the last subject met in step 1); what a view does not see is left out of step 2's losses (theirs compares what is
-smeared there); the ellipsoid is learned for all subjects (theirs: the first). Their F1_d is `gan.tail` and counted as
-they do: one less than the mapping layers that run. `relief.nr_compat` brings back their renderer. A background colour,
-an estimated view prior and 8-bit samples are ours.
+Before the first round the depth network learns the ellipsoid (networks that are handed in begin as they are).
+Departures from the authors' code, where its meaning and the paper's differ: with many subjects every drawing has its
+own subject's ambient and diffuse light (theirs has that of the last subject met in step 1); what a view does not see is
+left out of step 2's losses (theirs compares what is smeared there); the ellipsoid is learned for all subjects (theirs:
+the first). Their F1_d is `gan.tail` and counted as they do: one less than the mapping layers that run.
+`relief.nr_compat` brings back their renderer. A background colour, an estimated view prior and 8-bit samples are ours.
 
 Unsup3D and GAN2Shape are published under MIT licences; this is written from the papers.
 """
@@ -47,6 +50,7 @@ import jax.numpy as jnp
 from shapegan_jax import parallel
 from shapegan_jax.errors import UserError
 from shapegan_jax.methods.base import section
+from shapegan_jax.methods.gan2shape_drawings import Corrections
 from shapegan_jax.methods.gan2shape_settings import (
   GanConfig,
   MaskConfig,
@@ -62,7 +66,6 @@ from shapegan_jax.methods.staged import StagedMethod
 from shapegan_jax.methods.staged_settings import (
   AdamConfig,
   RoundTable,
-  Samples,
   StagedStage,
   StagedState,
   Subjects,
@@ -71,25 +74,18 @@ from shapegan_jax.methods.staged_settings import (
 )
 from shapegan_jax.methods.stylegan2 import StyleGan2
 from shapegan_jax.networks.perceptual import load_perceptual, perceptual_distance
-from shapegan_jax.objectives.reconstruction import masked_feature_distance, masked_l1, smoothness
+from shapegan_jax.objectives.reconstruction import masked_l1, smoothness
 from shapegan_jax.rendering.warping import sample_image
 from shapegan_jax.rng import stream
 from shapegan_jax.types import Array, Key, PyTree
 
-_CENSUS = 32  # fresh pictures of a step, on which the views' moments are taken
-
 
 @dataclasses.dataclass(frozen=True)
-class Gan2Shape(ReliefPictures, StagedMethod):
+class Gan2Shape(Corrections, ReliefPictures, StagedMethod):
   """The method; see the module's docstring."""
 
   subjects: SubjectConfig
-  masks: MaskConfig
-  gan: GanConfig
   untrained: StyleGan2
-  views: Views
-  relighting: Relighting
-  objectives: Objectives
   perceptual: Callable[[Array, Array], Array] | None
 
   @classmethod
@@ -147,11 +143,11 @@ class Gan2Shape(ReliefPictures, StagedMethod):
     if self.views.estimate and dependencies.get("networks"):
       memory = self._measured_views(networks, subjects.image)
     rendition = jax.lax.map(lambda w: self.rendition(gan, w[None])[0], subjects.latent)
-    return (
-      Targets(subjects, rendition, self.masks.prior(subjects.mask, released=self.model.relief.nr_compat)),
-      memory,
-      gan,
-    )
+    if dependencies.get("networks"):
+      prior = jax.lax.map(lambda image: self.model.depth_inside(networks, image[None])[0], subjects.image)
+    else:
+      prior = self.masks.prior(subjects.mask, released=self.model.relief.nr_compat)
+    return Targets(subjects, rendition, prior), memory, gan
 
   def draw_subjects(self, gan: Any, key: Key) -> Subjects:
     """`subjects.count` pictures of the generator."""
@@ -159,9 +155,9 @@ class Gan2Shape(ReliefPictures, StagedMethod):
     image = jax.lax.map(lambda w: self.rendition(gan, w[None])[0], latent)
     return Subjects(image, latent, self.masks.of(image))
 
-  def rendition(self, gan: Any, latents: Array) -> Array:
-    """The generator's pictures of latents [b, latent], in [-1, 1], as the method sees pictures."""
-    return self.gan.resized(gan.image(latents), self.model.resolution)
+  def trained(self, stage: StagedStage) -> tuple[str, ...]:
+    reading = stage.mode == "encoder" and self.objectives.drawings
+    return super().trained(stage) + (("view", "light") if reading else ())
 
   def remember(self, state: StagedState, anneals: dict[str, Array], *, stage: StagedStage) -> PyTree:
     if not self.views.estimate or self.instance or stage.mode != "encoder":
@@ -181,19 +177,12 @@ class Gan2Shape(ReliefPictures, StagedMethod):
       error = self.model.depth_inside(params, work.targets.subjects.image) - work.targets.prior
       terms = {"squared": jnp.mean(error**2)}
     elif stage.mode == "encoder":
-      terms = self._correction_terms(params, work, key)
+      terms = self.correction_terms(params, work, key)
     else:
       terms = self._explanation_terms(params, work, joint=stage.mode == "joint", flip=stage.flip)
-      if stage.mode == "joint" and self.objectives.views:
-        terms["views"] = self.objectives.views * self._views_from_prior(params, work, key)
+      if stage.mode == "joint":
+        terms |= self.moment_terms(params, work, key)
     return sum(terms.values()), {f"{stage.mode}/{name}": value for name, value in terms.items()}
-
-  def collect(self, params: dict[str, PyTree], work: Work, key: Key) -> tuple[Samples, dict[str, Array]]:
-    drawn, mask = self._drawings(params, work, key)
-    corrected, _ = self._corrected(params, work, drawn)
-    k, b = work.targets.rendition.shape[0], self.table.samples
-    samples = Samples.of(*(x.reshape(k, b, *x.shape[1:]) for x in (corrected, mask)))
-    return samples, {"collect/l1": masked_l1(corrected, drawn, mask)}
 
   def _explanation_terms(self, params: dict[str, PyTree], work: Work, *, joint: bool, flip: bool) -> dict[str, Array]:
     """Steps 1 and 3: the subjects, and in step 3 samples of them, explained by what is read off the subjects."""
@@ -208,28 +197,35 @@ class Gan2Shape(ReliefPictures, StagedMethod):
     views, lights = model.in_units(model.views(params, flat)), model.lights(params, flat)
     canonical = model.canonical(params, subjects.image)
     terms: dict[str, Array] = {}
+    if joint and weights.anchor:
+      error = (model.depth_inside(params, subjects.image) - work.targets.prior) / (self.masks.far - self.masks.near)
+      terms["anchor"] = weights.anchor * jnp.mean(error**2)
+    told = jnp.ones_like(canonical.depth)
     if joint and weights.texture:
       own = [x.reshape(k, m, -1)[:, 0] for x in (views, lights)]
-      laid = model.laid_on(canonical, subjects.image, *own)
-      shown = model.canonical_mask(canonical.depth, subjects.mask if self.masks.in_loss else mask[:, 0], own[0])
-      targets, shown = jax.lax.stop_gradient((laid.albedo, shown))
-      terms["texture"] = weights.texture * masked_l1(canonical.albedo, targets, shown)
+      laid, told = model.laid_on(canonical, subjects.image, *own)
+      inside = told * model.canonical_mask(canonical.depth, mask[:, 0], own[0])
+      targets, inside = jax.lax.stop_gradient((laid.albedo, inside))
+      terms["texture"] = weights.texture * masked_l1(canonical.albedo, targets, inside)
       canonical = laid
     sides = 2 if flip else 1
     if flip:
-      both = [jnp.concatenate([x, jnp.flip(x, 2)]) for x in (canonical.depth, canonical.albedo)]
+      *both, told = (jnp.concatenate([x, jnp.flip(x, 2)]) for x in (canonical.depth, canonical.albedo, told))
       canonical = model.canonical_of(*both)
       views, lights = jnp.tile(views, (2, 1)), jnp.tile(lights, (2, 1))
     texture, _ = lit(jax.tree.map(lambda x: jnp.repeat(x, m, 0), canonical), lights)
     seen = model.see(jnp.repeat(canonical.depth, m, 0), texture, views)
     # A mirrored relief explains the pictures where the other one does too.
     valid = jnp.prod(seen.valid.reshape(sides, k, m, *seen.valid.shape[1:]), 0)
-    mask = mask * valid
+    mask = jnp.repeat((mask * valid)[None], sides, 0)
+    if joint and weights.texture:
+      told = sample_image(jnp.repeat(told, m, 0)[..., None], seen.grid, method="nearest")
+      mask = mask * told.reshape(mask.shape)
     for name, part in {"": slice(0, 1), "samples_": slice(1, None)}.items():
       if part.start >= m:
         continue
-      for side in jnp.split(seen.image.reshape(sides * k, m, *image.shape[2:]), sides):
-        for kind, value in self._distances(side[:, part], image[:, part], mask[:, part]).items():
+      for side, where in zip(seen.image.reshape(sides, *image.shape), mask, strict=True):
+        for kind, value in self._distances(side[:, part], image[:, part], where[:, part]).items():
           terms[name + kind] = terms.get(name + kind, 0.0) + value
     if joint and weights.smooth:
       own = lights.reshape(sides * k, m, 4)[:, 0]
@@ -243,68 +239,6 @@ class Gan2Shape(ReliefPictures, StagedMethod):
       flat = [(x * mask[..., None]).reshape(-1, *x.shape[2:]) for x in (image, target)]
       terms["perceptual"] = self.objectives.perceptual * jnp.mean(self.perceptual(*flat))
     return terms
-
-  def _views_from_prior(self, params: dict[str, PyTree], work: Work, key: Key) -> Array:
-    """How far mean and deviation of the views of fresh pictures are from the prior's: the sum of squares."""
-    fresh = self.rendition(work.gan, work.gan.sample(stream(key, "census"), _CENSUS))
-    views = self.model.views(params, jax.lax.stop_gradient(fresh))
-    mean = jnp.mean(views, 0)
-    deviation = jnp.sqrt(jnp.mean((views - mean[None]) ** 2, 0) + 1e-6)
-    expected = jnp.sqrt(jnp.sum(work.memory.root**2, -1))
-    return jnp.sum((mean - work.memory.mean) ** 2 + (deviation - expected) ** 2)
-
-  def _correction_terms(self, params: dict[str, PyTree], work: Work, key: Key) -> dict[str, Array]:
-    """Step 2: the generator's nearest pictures to drawings of the relief."""
-    drawn, mask = jax.lax.stop_gradient(self._drawings(params, work, key))
-    corrected, offset = self._corrected(params, work, drawn)
-    terms = {"l1": masked_l1(corrected, drawn, mask)}
-    if self.objectives.features:
-      features, targets = work.gan.features(corrected), work.gan.features(drawn)
-      terms["features"] = self.objectives.features * masked_feature_distance(features, targets, mask)
-    if self.objectives.latents:
-      terms["latents"] = self.objectives.latents * self._offsets_between_pictures(params, work, key)
-    return terms | {"regular": self.objectives.regular * jnp.mean(offset**2)}
-
-  def _offsets_between_pictures(self, params: dict[str, PyTree], work: Work, key: Key) -> Array:
-    """The squared error of offsets from the subjects to pictures on the way to others, whose styles are known."""
-    latent = jnp.repeat(work.targets.subjects.latent, self.table.samples, 0)
-    others = work.gan.sample(stream(key, "others"), latent.shape[0])
-    moved = jax.random.uniform(stream(key, "shares"), (latent.shape[0], 1)) * (others - latent)
-    pictures = jax.lax.stop_gradient(self.rendition(work.gan, latent + moved))
-    return jnp.mean((self._offsets(params, work, pictures) - moved) ** 2)
-
-  def _drawings(self, params: dict[str, PyTree], work: Work, key: Key) -> tuple[Array, Array]:
-    """(pictures [k * b] of the subjects' reliefs in views and lights of the priors, their masks)."""
-    model, subjects = self.model, work.targets.subjects
-    k, b = subjects.image.shape[0], self.table.samples
-    canonical, lights = model.canonical(params, subjects.image), model.lights(params, subjects.image)
-    canonical_mask = jnp.ones_like(subjects.mask)
-    own = model.in_units(model.views(params, subjects.image))
-    if self.masks.in_loss:
-      canonical_mask = model.canonical_mask(canonical.depth, subjects.mask, own)
-    if self.objectives.texture:
-      canonical = model.laid_on(canonical, subjects.image, own, lights)
-    views = model.in_units(self.views.sample(stream(key, "views"), work.memory, k * b))
-    canonical, lights, canonical_mask = jax.tree.map(lambda x: jnp.repeat(x, b, 0), (canonical, lights, canonical_mask))
-    lights = self.relighting.sample(stream(key, "lights"), lights)
-    canonical, lights, canonical_mask, views = parallel.over_batch((canonical, lights, canonical_mask, views))
-    seen = model.see(canonical.depth, lit(canonical, lights)[0], views)
-    mask = seen.valid * sample_image(canonical_mask[..., None], seen.grid, method="nearest")[..., 0]
-    return self.masks.on_background(seen.image, mask), mask
-
-  def _corrected(self, params: dict[str, PyTree], work: Work, drawn: Array) -> tuple[Array, Array]:
-    """(the generator's pictures of drawings [k * b] of the subjects, the offsets of their latents)."""
-    moved = self._offsets(params, work, drawn)
-    b = drawn.shape[0] // work.targets.rendition.shape[0]
-    return self.rendition(work.gan, jnp.repeat(work.targets.subjects.latent, b, 0) + moved), moved
-
-  def _offsets(self, params: dict[str, PyTree], work: Work, pictures: Array) -> Array:
-    """How far from the subjects' latents those of pictures [k * b] are."""
-    b = pictures.shape[0] // work.targets.rendition.shape[0]
-    offset = self.model.apply(params, "offset", pictures)
-    if self.gan.relative:
-      offset = offset - jnp.repeat(self.model.apply(params, "offset", work.targets.rendition), b, 0)
-    return work.gan.offset(offset, self.gan.tail)
 
   def object_mask(self, pictures: Array) -> Array:
     return self.masks.of(pictures) if self.masks.in_loss else jnp.ones(pictures.shape[:3])

@@ -13,7 +13,9 @@ from jaxtyping import Array, Float
 
 from shapegan_jax.errors import UserError
 from shapegan_jax.geometry.ellipsoid import BoxChange, background_mask, centred_ellipse, ellipsoid_depth
+from shapegan_jax.geometry.relief import lights_to_world
 from shapegan_jax.methods.stylegan2 import StyleGan2
+from shapegan_jax.rendering.shading import GaussianLights
 from shapegan_jax.types import Key, record
 
 
@@ -76,6 +78,9 @@ class MaskConfig:
       for, and drawings show what the relief has there.
     in_loss: only the mask counts in the losses (cars and churches as published), and only it is shown.
     near, far: depths of the ellipsoid's summit and of everything around it.
+    radius: of the sphere whose cap it is; with far - near it is half an ellipsoid.
+    shared: one ellipsoid for all (ours): that of the places which most masks hold. A mask's own box is that of a view
+      of the object, and not of the front.
     up, down, sides, to_bottom: how the mask's box is changed before (`BoxChange`).
   """
 
@@ -86,6 +91,8 @@ class MaskConfig:
   in_loss: bool = False
   near: float = 0.91
   far: float = 1.02
+  radius: float = 0.4
+  shared: bool = False
   up: float = 0.0
   down: float = 0.0
   sides: float = 0.0
@@ -105,7 +112,9 @@ class MaskConfig:
     """The ellipsoid in each mask; `released`: where the authors' code puts it."""
     box = BoxChange(self.up, self.down, self.sides, self.to_bottom)
     meaning = "released" if released else "paper"
-    return ellipsoid_depth(mask, near=self.near, far=self.far, box=box, meaning=meaning)
+    if self.shared:
+      mask = jnp.broadcast_to(jnp.mean(mask, 0, keepdims=True) >= 0.5, mask.shape)
+    return ellipsoid_depth(mask, near=self.near, far=self.far, radius=self.radius, box=box, meaning=meaning)
 
   def on_background(self, image: Float[Array, "b s s 3"], mask: Float[Array, "b s s"]) -> Float[Array, "b s s 3"]:
     """The pictures, of `background` where the mask is 0."""
@@ -117,13 +126,15 @@ class MaskConfig:
 @dataclasses.dataclass(frozen=True)
 class Objectives:
   """Weights of the losses. LPIPS counts where `perceptual_net` names its network ("vgg16" as published), whose weights
-  are an extra. The last three are ours (`methods.gan2shape`); 0 as published.
+  are an extra. The last five are ours (`methods.gan2shape`); 0 as published.
 
   Args:
     texture: of what the albedo network has to learn, where pictures themselves are the texture of drawings and of step
       3; 0: what the network says is the texture.
     latents: of offsets between pictures whose styles are known, in step 2.
-    views: of the mean and deviation of views, in step 3.
+    drawings: of the views and lights that are read off drawings, in step 2.
+    moments: of the mean and deviation of views and lights, in step 2 (with `drawings`) and step 3.
+    anchor: of the prior shape, in step 3, in units of its height.
   """
 
   perceptual: float = 0.5
@@ -133,21 +144,44 @@ class Objectives:
   regular: float = 0.01
   texture: float = 0.0
   latents: float = 0.0
-  views: float = 0.0
+  drawings: float = 0.0
+  moments: float = 0.0
+  anchor: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Relighting:
   """The lights of step 2's drawings: direction (U(x), U(y), 1); with u from U(strength), u more diffuse and
-  `ambient` * u more ambient light than the subject's own."""
+  `ambient` * u more ambient light than the subject's own.
+
+  With a `mean` [4] and a `covariance` [4, 4] (ours) they are drawn from that Gaussian of `types.Lights` codes instead,
+  those of the world's frame, whatever the subject's own light is.
+  """
 
   x: tuple[float, float] = (-1.0, 1.0)
   y: tuple[float, float] = (-0.2, 0.8)
   strength: tuple[float, float] = (-0.1, 0.6)
   ambient: float = -0.6
+  mean: tuple[float, ...] = ()
+  covariance: tuple[tuple[float, ...], ...] = ()
+
+  def __post_init__(self):
+    if bool(self.mean) != bool(self.covariance):
+      raise UserError("config.lights: a prior needs both a mean (4 numbers) and a covariance (4 x 4)")
+
+  @property
+  def prior(self) -> GaussianLights | None:
+    """The Gaussian, if one is given."""
+    return GaussianLights(np.array(self.mean), np.array(self.covariance)) if self.mean else None
+
+  def moments(self) -> tuple[Float[Array, "4"], Float[Array, "4"]]:
+    """(mean, deviation) of the given prior's light codes, in the frame of `geometry.relief`."""
+    return lights_to_world(jnp.array(self.mean)), jnp.sqrt(jnp.diagonal(jnp.array(self.covariance)))
 
   def sample(self, key: Key, own: Float[Array, "n 4"]) -> Float[Array, "n 4"]:
     """Light codes (frame of `geometry.relief`) of drawings, from those of their subjects."""
+    if self.prior is not None:
+      return lights_to_world(self.prior.sample(key, own.shape[:1]).code)
     low, high = (jnp.array(ends).reshape(1, 3) for ends in zip(self.strength, self.x, self.y, strict=True))
     drawn = low + (high - low) * jax.random.uniform(key, (own.shape[0], 3))
     u = drawn[:, :1]

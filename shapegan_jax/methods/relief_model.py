@@ -15,7 +15,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from shapegan_jax.geometry.relief import PUBLISHED_EPSILON, ReliefCamera, relief_normals
+from shapegan_jax.geometry.relief import (
+  PUBLISHED_EPSILON,
+  ReliefCamera,
+  move,
+  project,
+  relief_normals,
+  rotations,
+  unproject,
+)
 from shapegan_jax.networks.depth_net import MapNet, depth_from_raw
 from shapegan_jax.networks.image_encoders import OffsetEncoder, VectorEncoder
 from shapegan_jax.rendering.rasterizer import warp_depth
@@ -24,6 +32,8 @@ from shapegan_jax.rng import stream
 from shapegan_jax.types import Key, Lights, PyTree, record
 
 _LEAST_SHADING = 0.1  # darker places are not brightened further: there is little to see in them
+_BEHIND = 0.05  # of the range of depths: what lies farther behind the nearest surface is hidden
+_EDGE_ON = 0.3  # cosine of the angle to the optical axis below which a picture says little of a place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,19 +181,34 @@ class ReliefModel:
 
   def laid_on(
     self, canonical: Canonical, images: Float[Array, "b s s 3"], views: Float[Array, "b 6"], lights: Float[Array, "b 4"]
-  ) -> Canonical:
-    """The relief with pictures in these views (radians and units of depth) and lights for its albedo: pictures are
-    unlit and laid on it. What a view does not show gets the albedo of what hides it."""
-    color = sample_image(images, view_grid(self.camera, canonical.depth, views)) / 2 + 0.5
+  ) -> tuple[Canonical, Float[Array, "b s s"]]:
+    """(the relief with pictures in these views (radians and units of depth) and lights for its albedo, `shown`).
+
+    Pictures are unlit and laid on the relief. `shown` is 1 where they show it, neither behind something nearer nor
+    almost edge on, and has no gradient; elsewhere the albedo is that of what hides the place.
+    """
+    moved = move(unproject(self.camera, canonical.depth), views, centre=self.relief.centre)
+    grid = project(self.camera, moved)
+    color = sample_image(images, grid) / 2 + 0.5
     codes = Lights(lights[..., None, None, :])
     shading = codes.ambient + codes.diffuse * cosines(canonical.normals, codes.code)
     albedo = jnp.clip(color / jnp.maximum(shading, _LEAST_SHADING)[..., None], 0.0, 1.0)
-    return dataclasses.replace(canonical, albedo=albedo * 2 - 1)
+    nearest = sample_image(self._warped(canonical.depth, views)[0][..., None], grid)[..., 0]
+    facing = jnp.sum(rotations(views)[..., None, None, 2, :] * canonical.normals, -1)
+    hidden = moved[..., 2] - nearest > _BEHIND * (self.relief.far - self.relief.near)
+    shown = jnp.logical_not(hidden) & (facing > _EDGE_ON)
+    return dataclasses.replace(canonical, albedo=albedo * 2 - 1), jax.lax.stop_gradient(shown.astype(color.dtype))
 
   def see(self, depth: Float[Array, "b s s"], texture: Float[Array, "b s s 3"], views: Float[Array, "b 6"]) -> Seen:
     """Canonical maps in views (radians and units of depth). The texture is in [-1, 1], clipped only in the view."""
+    turned, valid = self._warped(depth, views)
+    grid = canonical_grid(self.camera, turned, views)
+    image = jnp.clip(sample_image(texture, grid), -1.0, 1.0)
+    return Seen(image, turned, jax.lax.stop_gradient(valid.astype(depth.dtype)), grid)
+
+  def _warped(self, depth: Float[Array, "b s s"], views: Float[Array, "b 6"]) -> tuple[Array, Array]:
     relief = self.relief
-    turned, valid = warp_depth(
+    return warp_depth(
       self.camera,
       depth,
       views,
@@ -193,9 +218,6 @@ class ReliefModel:
       nr_compat=relief.nr_compat,
       supersample=relief.supersample,
     )
-    grid = canonical_grid(self.camera, turned, views)
-    image = jnp.clip(sample_image(texture, grid), -1.0, 1.0)
-    return Seen(image, turned, jax.lax.stop_gradient(valid.astype(depth.dtype)), grid)
 
   def canonical_mask(
     self, depth: Float[Array, "b s s"], mask: Float[Array, "b s s"], views: Float[Array, "b 6"]

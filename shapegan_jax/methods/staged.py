@@ -67,6 +67,10 @@ class StagedMethod(abc.ABC):
   def collect(self, params: dict[str, PyTree], work: Work, key: Key) -> tuple[Samples, dict[str, Array]]:
     """New samples [k, b] for the pool, and what to log of them."""
 
+  def trained(self, stage: StagedStage) -> tuple[str, ...]:
+    """The networks that the stage trains."""
+    return TRAINED[stage.mode]
+
   def remember(self, state: StagedState, anneals: dict[str, Array], *, stage: StagedStage) -> PyTree:
     """The memory with which a step begins; here what it was."""
     del anneals, stage
@@ -162,7 +166,7 @@ class StagedMethod(abc.ABC):
     stage: StagedStage,
   ) -> tuple[dict[str, PyTree], dict[str, PyTree], Samples | None, dict[str, Array]]:
     """(parameters, moments, samples for the pool, metrics) after a step on k subjects that share weights."""
-    names = TRAINED[stage.mode]
+    names = self.trained(stage)
     if not names:
       made, metrics = self.collect(params, work, key)
       return params, opt, made, metrics

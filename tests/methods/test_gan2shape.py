@@ -17,9 +17,9 @@ from shapegan_jax.geometry.depthmaps import normals_from_depth
 from shapegan_jax.geometry.pixels import pixel_grid
 from shapegan_jax.geometry.relief import camera_poses, move, points_to_world, project
 from shapegan_jax.methods.gan2shape import Gan2Shape
-from shapegan_jax.methods.gan2shape_settings import GanConfig, Relighting, Views
+from shapegan_jax.methods.gan2shape_settings import GanConfig, MaskConfig, Relighting, Views
 from shapegan_jax.methods.relief_model import ReliefConfig, lit, views_at
-from shapegan_jax.methods.staged_settings import Samples, Subjects, Targets, Work
+from shapegan_jax.methods.staged_settings import Samples, StagedStage, Subjects, Targets, Work
 from shapegan_jax.model import with_dependencies
 from shapegan_jax.networks import perceptual
 from shapegan_jax.rendering.shading import lambertian
@@ -148,7 +148,7 @@ def test_a_picture_laid_on_its_relief_is_the_albedo(gan, rng):
   canonical = gan.model.canonical_of(*(jnp.repeat(x[None], 3, 0) for x in (gan.depth, gan.albedo)))
   wrong = dataclasses.replace(canonical, albedo=jnp.zeros_like(canonical.albedo))
   own = gan.views(latent), gan.lights(latent)
-  laid = jax.jit(gan.model.laid_on)(wrong, gan.image(latent), *own)
+  laid, _ = jax.jit(gan.model.laid_on)(wrong, gan.image(latent), *own)
   shown = gan.model.canonical_mask(canonical.depth, gan.truth(latent)[1].astype(jnp.float32), own[0]) > 0.99
   error = np.abs(np.asarray(laid.albedo - canonical.albedo)).mean(-1)[np.asarray(shown & (gan.inside > 0.5)[None])]
   assert np.median(error) < 0.05, "coarse pixels, read twice between their centres"
@@ -199,11 +199,13 @@ def work_of_legible():
 
 
 def reading(method, factor):
-  """The method, whose offset and view networks say `factor` times the style."""
+  """The method, whose offset, view and light networks say `factor` times the style."""
   model = dataclasses.replace(method.model)
   styles = {"offset": lambda images: factor * images.mean((1, 2))}
   object.__setattr__(model, "apply", lambda params, name, images: styles[name](images))
-  object.__setattr__(model, "views", lambda params, images: jnp.pad(factor * images.mean((1, 2)), ((0, 0), (0, 3))))
+  for name, zeros in (("views", 3), ("lights", 1)):
+    answer = lambda params, images, zeros=zeros: jnp.pad(factor * images.mean((1, 2)), ((0, 0), (0, zeros)))
+    object.__setattr__(model, name, answer)
   return dataclasses.replace(method, model=model)
 
 
@@ -215,17 +217,99 @@ def test_offsets_between_pictures_of_known_styles_are_learned(key):
   np.testing.assert_allclose(error[1], error[2] / 4, rtol=1e-5)
 
 
-def test_views_of_fresh_pictures_are_held_to_the_priors_moments(key):
+def test_what_is_read_off_fresh_pictures_is_held_to_the_priors_moments(key):
   prior = Views(deviation=(0.2, 0.2, 0.2, 0.0, 0.0, 0.0))
-  method = Gan2Shape.from_config(CONFIG)
+  variance = np.diag([0.3**2] * 3 + [0.0]).tolist()
+  config = changed(objectives={"moments": 2.0}, lights={"mean": (0.0,) * 4, "covariance": variance})
+  method = Gan2Shape.from_config(config)
   work = dataclasses.replace(work_of_legible(), memory=prior.given())
-  right, half, none = (reading(method, factor)._views_from_prior({}, work, key) for factor in (0.2, 0.1, 0.0))
-  np.testing.assert_allclose(none, 3 * 0.2**2, rtol=0.05)
-  np.testing.assert_allclose(half, 3 * 0.1**2, rtol=0.5)
-  assert right < 0.2 * half, "32 pictures tell the moments only roughly"
+  right, half, none = (reading(method, factor).moment_terms({}, work, key) for factor in (0.2, 0.1, 0.0))
+  np.testing.assert_allclose(none["views_moments"], 2 * 3 * 0.2**2, rtol=0.05)
+  np.testing.assert_allclose(half["views_moments"], 2 * 3 * 0.1**2, rtol=0.5)
+  assert right["views_moments"] < 0.3 * half["views_moments"], "16 pictures tell the moments only roughly"
+  np.testing.assert_allclose(none["lights_moments"], 2 * 3 * 0.3**2, rtol=0.05)
+  assert right["lights_moments"] < half["lights_moments"] < none["lights_moments"]
   moved = dataclasses.replace(prior, mean=(0.5,) * 3 + (0.0,) * 3).given()
   elsewhere = dataclasses.replace(work, memory=moved)
-  assert reading(method, 0.2)._views_from_prior({}, elsewhere, key) > 0.5
+  assert reading(method, 0.2).moment_terms({}, elsewhere, key)["views_moments"] > 1.0
+  assert Gan2Shape.from_config(CONFIG).moment_terms({}, work, key) == {}
+
+
+def test_views_and_lights_are_read_off_drawings(gan, rng, key):
+  """The networks that draw know the subjects' truth; of drawings they say the truth, or what is off by 0.1."""
+  latent = jnp.asarray(rng.normal(size=(2, LATENT)), jnp.float32) * 0.2
+  work = dataclasses.replace(work_of(gan, latent, jnp.zeros((2, 2, LATENT))), memory=Views().given())
+  method = knowing(Gan2Shape.from_config(changed(objectives={"drawings": 3.0, "features": 0.0})), gan, latent)
+  params = {"latents": latent, **method.model.init(key)}
+  drawn = method.drawings(params, work, key)
+  found = []
+  for off in (0.0, 0.1):
+    model = dataclasses.replace(method.model)
+    for name, subjects, truth in (("views", "views", drawn.views), ("lights", "lights", drawn.lights)):
+      own = getattr(method.model, subjects)
+      answer = lambda params, images, own=own, truth=truth, off=off: (
+        own(params, images) if len(images) == 2 else truth + off
+      )
+      object.__setattr__(model, name, answer)
+    object.__setattr__(model, "canonical", method.model.canonical)
+    found.append(dataclasses.replace(method, model=model).correction_terms(params, work, key)["drawings"])
+  np.testing.assert_allclose(found[0], 0.0, atol=1e-9)
+  np.testing.assert_allclose(found[1], 3.0 * 10 * 0.1**2, rtol=1e-4)
+  assert method.trained(StagedStage(SIZE, 4, "encoder")) == ("offset", "view", "light")
+  assert Gan2Shape.from_config(CONFIG).trained(StagedStage(SIZE, 4, "encoder")) == ("offset",)
+
+
+def test_lights_of_drawings_follow_a_prior_of_the_worlds_frame(key):
+  lights = Relighting(mean=(-0.3, 0.2, 0.5, 0.1), covariance=tuple(map(tuple, np.diag([0.01, 0.04, 0.09, 0.0]))))
+  drawn = lights.sample(key, jnp.full((4000, 4), 7.0))
+  mean, deviation = lights.moments()
+  np.testing.assert_allclose(mean, [-0.3, 0.2, -0.5, 0.1], atol=1e-6)
+  np.testing.assert_allclose(drawn.mean(0), mean, atol=0.02)
+  np.testing.assert_allclose(drawn.std(0), deviation, atol=0.02)
+  with pytest.raises(UserError, match="config.lights"):
+    Relighting(mean=(0.0,) * 4)
+
+
+def test_a_picture_tells_nothing_of_what_it_hides_or_shows_edge_on(gan):
+  size, model = SIZE, gan.model
+  columns = jnp.arange(size)
+  step = jnp.where((columns >= 6) & (columns < 10), 0.9, 1.0)[None, None] * jnp.ones((1, size, 1))
+  canonical = model.canonical_of(step, jnp.zeros((1, size, size, 3)))
+  image, lights = jnp.zeros((1, size, size, 3)), jnp.zeros((1, 4))
+  front = model.laid_on(canonical, image, views_at(jnp.zeros(1), jnp.zeros(1)), lights)[1][0, 8]
+  np.testing.assert_array_equal(front[jnp.array([2, 3, 7, 8, 12, 13])], 1.0)
+  assert not front[jnp.array([5, 10])].any(), "cliffs are seen edge on"
+  turned = model.laid_on(canonical, image, views_at(jnp.array([0.5]), jnp.zeros(1)), lights)[1][0, 8]
+  behind = np.flatnonzero(np.asarray(front) > np.asarray(turned))
+  assert len(behind) > 0
+  assert (behind > 9).all() or (behind < 6).all(), "what lies on the far side of the block"
+
+
+def test_one_ellipsoid_for_all_is_that_of_the_places_most_masks_hold():
+  masks = jnp.zeros((3, 16, 16)).at[:, 4:12, 4:12].set(1.0).at[0, :, 12:].set(1.0)
+  settings = MaskConfig(near=0.9, far=1.0, radius=0.1, shared=True)
+  np.testing.assert_array_equal(settings.prior(masks)[0], settings.prior(masks)[2])
+  own = dataclasses.replace(settings, shared=False).prior(masks)
+  np.testing.assert_allclose(settings.prior(masks)[0], own[1], atol=1e-6)
+  np.testing.assert_allclose(settings.prior(masks)[0, 7, 7:10].min(), 0.9, atol=3e-3)
+
+
+def test_the_anchor_is_the_shape_that_was_begun_with(gan, rng, key):
+  latent = jnp.asarray(rng.normal(size=(2, LATENT)), jnp.float32) * 0.2
+  method = Gan2Shape.from_config(changed(objectives={"anchor": 2.0}))
+  networks = method.model.init(key)
+  given = {"gan": gan, "subjects": gan.subjects(latent)}
+  fresh = method.init(key, dependencies=given).targets.prior
+  np.testing.assert_allclose(fresh, method.masks.prior(given["subjects"].mask))
+  begun = method.init(key, dependencies={**given, "networks": networks}).targets.prior
+  np.testing.assert_allclose(begun, method.model.depth_inside(networks, given["subjects"].image), atol=1e-6)
+  samples = jnp.zeros((2, 2, LATENT))
+  for prior, expected in ((begun, 0.0), (begun + 0.011, 2 * 0.1**2)):
+    work = work_of(gan, latent, samples)
+    work = dataclasses.replace(work, targets=dataclasses.replace(work.targets, prior=prior))
+    terms = method._explanation_terms(networks, work, joint=True, flip=False)
+    np.testing.assert_allclose(terms["anchor"], expected, rtol=1e-3, atol=1e-9)
+  assert "anchor" not in method._explanation_terms(networks, work, joint=False, flip=False)
 
 
 def test_a_drawing_that_is_the_generators_own_picture_moves_nothing(gan, rng, key):
@@ -235,7 +319,7 @@ def test_a_drawing_that_is_the_generators_own_picture_moves_nothing(gan, rng, ke
   for relative in (True, False):
     method = Gan2Shape.from_config(changed(gan={"relative": relative}))
     params = method.model.init(key)
-    corrected, moved = jax.jit(method._corrected)(params, work, drawn)
+    corrected, moved = jax.jit(method.corrected)(params, work, drawn)
     assert (float(jnp.abs(moved).max()) < 1e-6) == relative
     assert np.allclose(corrected, drawn, atol=1e-5) == relative
 

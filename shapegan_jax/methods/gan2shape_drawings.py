@@ -1,0 +1,135 @@
+"""Step 2 of GAN2Shape: drawings of reliefs in views and lights that are known, and the generator's pictures of them.
+
+See `methods.gan2shape`. What is ours of step 2 is here too: views and lights that are read off drawings, offsets that
+are learned between pictures of known styles, and the moments of what is read off the generator's own pictures.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from shapegan_jax import parallel
+from shapegan_jax.methods.gan2shape_settings import GanConfig, MaskConfig, Objectives, Relighting, Views
+from shapegan_jax.methods.relief_model import ReliefModel, lit
+from shapegan_jax.methods.staged_settings import RoundTable, Samples, Work
+from shapegan_jax.objectives.reconstruction import masked_feature_distance, masked_l1
+from shapegan_jax.rendering.warping import sample_image
+from shapegan_jax.rng import stream
+from shapegan_jax.types import Array, Key, PyTree, record
+
+_CENSUS = 16  # fresh pictures of a step, on which moments are taken
+
+
+@record
+class Drawings:
+  """Pictures [k * b] of k subjects' reliefs, and what was asked of them."""
+
+  image: Array  # [k * b, s, s, 3] in [-1, 1]
+  mask: Array  # [k * b, s, s]
+  views: Array  # [k * b, 6] in a view network's units
+  lights: Array  # [k * b, 4] codes in the frame of `geometry.relief`
+
+
+@dataclasses.dataclass(frozen=True)
+class Corrections(abc.ABC):
+  """See the module's docstring."""
+
+  model: ReliefModel
+  table: RoundTable
+  masks: MaskConfig
+  gan: GanConfig
+  views: Views
+  relighting: Relighting
+  objectives: Objectives
+
+  def collect(self, params: dict[str, PyTree], work: Work, key: Key) -> tuple[Samples, dict[str, Array]]:
+    drawn = self.drawings(params, work, key)
+    corrected, _ = self.corrected(params, work, drawn.image)
+    k, b = work.targets.rendition.shape[0], self.table.samples
+    samples = Samples.of(*(x.reshape(k, b, *x.shape[1:]) for x in (corrected, drawn.mask)))
+    return samples, {"collect/l1": masked_l1(corrected, drawn.image, drawn.mask)}
+
+  def rendition(self, gan: PyTree, latents: Array) -> Array:
+    """The generator's pictures of latents [b, latent], in [-1, 1], as the method sees pictures."""
+    return self.gan.resized(gan.image(latents), self.model.resolution)
+
+  def correction_terms(self, params: dict[str, PyTree], work: Work, key: Key) -> dict[str, Array]:
+    """Step 2: the generator's nearest pictures to drawings of the relief."""
+    weights = self.objectives
+    drawn = jax.lax.stop_gradient(self.drawings(params, work, key))
+    corrected, offset = self.corrected(params, work, drawn.image)
+    terms = {"l1": masked_l1(corrected, drawn.image, drawn.mask)}
+    if weights.features:
+      features, targets = work.gan.features(corrected), work.gan.features(drawn.image)
+      terms["features"] = weights.features * masked_feature_distance(features, targets, drawn.mask)
+    if weights.latents:
+      terms["latents"] = weights.latents * self._offsets_between_pictures(params, work, key)
+    if weights.drawings:
+      views, lights = (read(params, drawn.image) for read in (self.model.views, self.model.lights))
+      errors = ((views - drawn.views) ** 2, (lights - drawn.lights) ** 2)
+      terms["drawings"] = weights.drawings * sum(jnp.mean(jnp.sum(error, -1)) for error in errors)
+      terms |= self.moment_terms(params, work, key)
+    return terms | {"regular": weights.regular * jnp.mean(offset**2)}
+
+  def moment_terms(self, params: dict[str, PyTree], work: Work, key: Key) -> dict[str, Array]:
+    """How far mean and deviation of what is read off fresh pictures are from the priors': sums of squares."""
+    if not self.objectives.moments:
+      return {}
+    fresh = jax.lax.stop_gradient(self.rendition(work.gan, work.gan.sample(stream(key, "census"), _CENSUS)))
+    prior = work.memory
+    expected = {"views": (prior.mean, jnp.sqrt(jnp.sum(prior.root**2, -1)))}
+    found = {"views": self.model.views(params, fresh)}
+    if self.relighting.prior is not None:
+      expected["lights"], found["lights"] = self.relighting.moments(), self.model.lights(params, fresh)
+    terms = {}
+    for name, (mean, deviation) in expected.items():
+      off = found[name] - jnp.mean(found[name], 0, keepdims=True)
+      spread = jnp.sqrt(jnp.sum(off**2, 0) / (_CENSUS - 1) + 1e-6)
+      errors = (jnp.mean(found[name], 0) - mean) ** 2 + (spread - deviation) ** 2
+      terms[f"{name}_moments"] = self.objectives.moments * jnp.sum(errors)
+    return terms
+
+  def _offsets_between_pictures(self, params: dict[str, PyTree], work: Work, key: Key) -> Array:
+    """The squared error of offsets from the subjects to pictures on the way to others, whose styles are known."""
+    latent = jnp.repeat(work.targets.subjects.latent, self.table.samples, 0)
+    others = work.gan.sample(stream(key, "others"), latent.shape[0])
+    moved = jax.random.uniform(stream(key, "shares"), (latent.shape[0], 1)) * (others - latent)
+    pictures = jax.lax.stop_gradient(self.rendition(work.gan, latent + moved))
+    return jnp.mean((self._offsets(params, work, pictures) - moved) ** 2)
+
+  def drawings(self, params: dict[str, PyTree], work: Work, key: Key) -> Drawings:
+    """The subjects' reliefs in views and lights of the priors, `table.samples` of each."""
+    model, subjects = self.model, work.targets.subjects
+    k, b = subjects.image.shape[0], self.table.samples
+    canonical, lights = model.canonical(params, subjects.image), model.lights(params, subjects.image)
+    canonical_mask = jnp.ones_like(subjects.mask)
+    own = model.in_units(model.views(params, subjects.image))
+    if self.masks.in_loss:
+      canonical_mask = model.canonical_mask(canonical.depth, subjects.mask, own)
+    if self.objectives.texture:
+      canonical, _ = model.laid_on(canonical, subjects.image, own, lights)
+    asked = self.views.sample(stream(key, "views"), work.memory, k * b)
+    canonical, lights, canonical_mask = jax.tree.map(lambda x: jnp.repeat(x, b, 0), (canonical, lights, canonical_mask))
+    lights = self.relighting.sample(stream(key, "lights"), lights)
+    canonical, lights, canonical_mask, asked = parallel.over_batch((canonical, lights, canonical_mask, asked))
+    seen = model.see(canonical.depth, lit(canonical, lights)[0], model.in_units(asked))
+    mask = seen.valid * sample_image(canonical_mask[..., None], seen.grid, method="nearest")[..., 0]
+    return Drawings(self.masks.on_background(seen.image, mask), mask, asked, lights)
+
+  def corrected(self, params: dict[str, PyTree], work: Work, drawn: Array) -> tuple[Array, Array]:
+    """(the generator's pictures of drawings [k * b] of the subjects, the offsets of their latents)."""
+    moved = self._offsets(params, work, drawn)
+    b = drawn.shape[0] // work.targets.rendition.shape[0]
+    return self.rendition(work.gan, jnp.repeat(work.targets.subjects.latent, b, 0) + moved), moved
+
+  def _offsets(self, params: dict[str, PyTree], work: Work, pictures: Array) -> Array:
+    """How far from the subjects' latents those of pictures [k * b] are."""
+    b = pictures.shape[0] // work.targets.rendition.shape[0]
+    offset = self.model.apply(params, "offset", pictures)
+    if self.gan.relative:
+      offset = offset - jnp.repeat(self.model.apply(params, "offset", work.targets.rendition), b, 0)
+    return work.gan.offset(offset, self.gan.tail)
