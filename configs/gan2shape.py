@@ -50,7 +50,7 @@ def heads() -> ConfigDict:
   )
   config.subjects.update(count=64, instance=False)
   config.networks.update(width=24, bottleneck=128, encoder_width=24, offset_width=24)
-  config.relief.update(fov_deg=12.0, near=0.88, far=1.12, supersample=1)  # the set's own camera
+  config.relief.update(fov_deg=12.0, near=0.88, far=1.12, supersample=1, mean_depth=False)  # the set's own camera
   # Half an ellipsoid about the point that views turn.
   config.masks.update(kind="background", background=1.0, in_loss=True, shared=True, near=0.92, far=1.0, radius=0.08)
   config.masks.up = 0.1
@@ -58,13 +58,14 @@ def heads() -> ConfigDict:
   config.views.update(deviation=(0.148, 0.286, 0.0, 0.1, 0.1, 0.0), scale=1.0)
   lights = shadegan.heads().lights
   config.lights.update(mean=lights.mean, covariance=lights.covariance)
-  config.objectives.update(texture=0.5, latents=1.0, drawings=1.0, moments=3.0, anchor=1.0)
+  config.objectives.update(texture=0.5, latents=1.0, moments=1.0, anchor=1.0)
   config.optimizers.learning_rate = 5e-4
   config.stages = published.stages(
     resolution=64,
     prior=300,
-    albedo=(300, 100),
-    encoder=(1000, 400),
+    albedo=(100, 100),
+    reading=(600, 0),
+    encoder=(600, 300),
     joint=(1500, 800),
     flip_albedo=(False, True, True),
     flip_joint=(True, True, True),
@@ -88,7 +89,9 @@ def smoke() -> ConfigDict:
   config.subjects.count = 4
   config.networks.update(width=8, bottleneck=32, encoder_width=8, offset_width=8)
   config.masks.update(kind="ellipse", background=None, in_loss=False)
-  config.stages.update(resolution=32, prior=10, albedo=(6, 6), encoder=(6, 6), joint=(6, 6), samples=2, pool=4)
+  config.stages.update(
+    resolution=32, prior=10, albedo=(6, 6), reading=(6, 6), encoder=(6, 6), joint=(6, 6), samples=2, pool=4
+  )
   config.stages.update(flip_albedo=(False,), flip_joint=(True,), images_per_step=2)
   config.num_steps = published.run_length(config)
   config.log_every = 2

@@ -14,14 +14,15 @@ from configs import common, stylegan2
 
 def stages(**changes) -> ConfigDict:
   """The table of stages; pairs are the steps of the first round and of every later one."""
-  return ConfigDict({"prior": 1000, **changes})  # g2s: 1,000 steps for the ellipsoid
+  return ConfigDict({"prior": 1000, "reading": (0, 0), **changes})  # g2s: 1,000 steps for the ellipsoid; reading: ours
 
 
 def run_length(config: ConfigDict) -> int:
   """Steps of all stages."""
   table, subjects = config.stages, config.subjects
   turns = 1 if subjects.instance else subjects.count // table.images_per_step
-  each = [steps[0] + (len(table.flip_joint) - 1) * steps[1] for steps in (table.albedo, table.encoder, table.joint)]
+  pairs = (table.albedo, table.reading, table.encoder, table.joint)
+  each = [steps[0] + (len(table.flip_joint) - 1) * steps[1] for steps in pairs]
   return table.prior + sum(each) + len(table.flip_joint) * turns * table.pool // table.samples
 
 
@@ -60,6 +61,7 @@ def base(resolution: int) -> ConfigDict:
       "shift": 0.1,
       "shift_depth": 0.0,
       "supersample": 2,
+      "mean_depth": True,
       "nr_compat": False,  # True: half a pixel off, as the released renderer
     }
   )
@@ -98,9 +100,8 @@ def base(resolution: int) -> ConfigDict:
       "smooth": 0.01,
       "features": 1.0,
       "regular": 0.01,
-      "texture": 0.0,  # ours, and the next four
+      "texture": 0.0,  # ours, and the next three
       "latents": 0.0,
-      "drawings": 0.0,
       "moments": 0.0,
       "anchor": 0.0,
     }

@@ -21,11 +21,12 @@ Ours, where `objectives` give them weight, for generators and schedules of two c
 - "texture": drawings, and step 3, have the picture itself as their texture, unlit and laid on the relief, and only
   what the picture shows counts. It is sharp from the first step on; the albedo network learns what it comes to;
 - "latents": step 2 also learns the offsets between the subjects and other pictures of the generator, whose w is known;
-- "drawings": step 2 also teaches the view and light networks, by drawings, whose views and lights are known. So a
-  convex relief is never taken for a hollow one, and views begin as large as that relief has them;
-- "moments": what these networks answer for fresh pictures of the generator has the mean and deviation of the priors.
-  Nothing else tells a deep relief that turns little from a flat one that turns much;
+- "moments": what the view and light networks answer for fresh pictures of the generator has the mean and deviation of
+  the priors. Nothing else tells a deep relief that turns little from a flat one that turns much;
 - "anchor": in step 3 the depth network is drawn to the shape it began with, which holds what no picture tells of.
+
+A stage of ours before step 2 ("reading") teaches these networks by drawings, whose views and lights are known. So a
+convex relief is never taken for a hollow one, and views begin as large as the relief has them.
 
 Before the first round the depth network learns the ellipsoid (networks that are handed in begin as they are).
 Departures from the authors' code, where its meaning and the paper's differ: with many subjects every drawing has its
@@ -155,10 +156,6 @@ class Gan2Shape(Corrections, ReliefPictures, StagedMethod):
     image = jax.lax.map(lambda w: self.rendition(gan, w[None])[0], latent)
     return Subjects(image, latent, self.masks.of(image))
 
-  def trained(self, stage: StagedStage) -> tuple[str, ...]:
-    reading = stage.mode == "encoder" and self.objectives.drawings
-    return super().trained(stage) + (("view", "light") if reading else ())
-
   def remember(self, state: StagedState, anneals: dict[str, Array], *, stage: StagedStage) -> PyTree:
     if not self.views.estimate or self.instance or stage.mode != "encoder":
       return state.memory
@@ -176,6 +173,8 @@ class Gan2Shape(Corrections, ReliefPictures, StagedMethod):
     if stage.mode == "prior":
       error = self.model.depth_inside(params, work.targets.subjects.image) - work.targets.prior
       terms = {"squared": jnp.mean(error**2)}
+    elif stage.mode == "reading":
+      terms = self.reading_terms(params, work, key)
     elif stage.mode == "encoder":
       terms = self.correction_terms(params, work, key)
     else:

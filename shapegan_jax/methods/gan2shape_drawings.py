@@ -21,7 +21,7 @@ from shapegan_jax.rendering.warping import sample_image
 from shapegan_jax.rng import stream
 from shapegan_jax.types import Array, Key, PyTree, record
 
-_CENSUS = 16  # fresh pictures of a step, on which moments are taken
+_CENSUS = 32  # fresh pictures of a step, on which moments are taken
 
 
 @record
@@ -68,12 +68,15 @@ class Corrections(abc.ABC):
       terms["features"] = weights.features * masked_feature_distance(features, targets, drawn.mask)
     if weights.latents:
       terms["latents"] = weights.latents * self._offsets_between_pictures(params, work, key)
-    if weights.drawings:
-      views, lights = (read(params, drawn.image) for read in (self.model.views, self.model.lights))
-      errors = ((views - drawn.views) ** 2, (lights - drawn.lights) ** 2)
-      terms["drawings"] = weights.drawings * sum(jnp.mean(jnp.sum(error, -1)) for error in errors)
-      terms |= self.moment_terms(params, work, key)
     return terms | {"regular": weights.regular * jnp.mean(offset**2)}
+
+  def reading_terms(self, params: dict[str, PyTree], work: Work, key: Key) -> dict[str, Array]:
+    """The squared errors of views and lights that are read off drawings."""
+    drawn = jax.lax.stop_gradient(self.drawings(params, work, key))
+    views, lights = (read(params, drawn.image) for read in (self.model.views, self.model.lights))
+    terms = {"views": jnp.mean(jnp.sum((views - drawn.views) ** 2, -1))}
+    terms["lights"] = jnp.mean(jnp.sum((lights - drawn.lights) ** 2, -1))
+    return terms
 
   def moment_terms(self, params: dict[str, PyTree], work: Work, key: Key) -> dict[str, Array]:
     """How far mean and deviation of what is read off fresh pictures are from the priors': sums of squares."""

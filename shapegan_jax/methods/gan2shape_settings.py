@@ -126,14 +126,13 @@ class MaskConfig:
 @dataclasses.dataclass(frozen=True)
 class Objectives:
   """Weights of the losses. LPIPS counts where `perceptual_net` names its network ("vgg16" as published), whose weights
-  are an extra. The last five are ours (`methods.gan2shape`); 0 as published.
+  are an extra. The last four are ours (`methods.gan2shape`); 0 as published.
 
   Args:
     texture: of what the albedo network has to learn, where pictures themselves are the texture of drawings and of step
       3; 0: what the network says is the texture.
     latents: of offsets between pictures whose styles are known, in step 2.
-    drawings: of the views and lights that are read off drawings, in step 2.
-    moments: of the mean and deviation of views and lights, in step 2 (with `drawings`) and step 3.
+    moments: of the mean and deviation of views and lights, in step 3.
     anchor: of the prior shape, in step 3, in units of its height.
   """
 
@@ -144,7 +143,6 @@ class Objectives:
   regular: float = 0.01
   texture: float = 0.0
   latents: float = 0.0
-  drawings: float = 0.0
   moments: float = 0.0
   anchor: float = 0.0
 

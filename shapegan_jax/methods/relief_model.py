@@ -42,7 +42,9 @@ class ReliefConfig:
 
   `angle_deg`, `shift` and `shift_depth` are what 1 means in the first three, the fourth and fifth, and the last of a
   view network's numbers. `nr_compat` does as the released code does: pictures half a pixel off and with a smaller valid
-  part (`rendering.rasterizer`), normals 0.3 % too short, and a border 1.02 times laid over the depth.
+  part (`rendering.rasterizer`), normals 0.3 % too short, and a border 1.02 times laid over the depth. `mean_depth`: a
+  depth map's mean is the middle of the range (published, for pictures that do not say how far away things are); without
+  it the network says where the object is, which turns about `centre`.
   """
 
   fov_deg: float = 10.0
@@ -55,6 +57,7 @@ class ReliefConfig:
   shift_depth: float = 0.0
   supersample: int = 2
   nr_compat: bool = False
+  mean_depth: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +147,9 @@ class ReliefModel:
     return self.modules[name].apply({"params": params[name]}, images)
 
   def depth_inside(self, params: dict[str, PyTree], images: Float[Array, "b s s 3"]) -> Float[Array, "b s s"]:
-    """Canonical depth before the border is laid over it: in [near, far], its mean before the tanh being 0."""
+    """Canonical depth before the border is laid over it: in [near, far]."""
     raw = self.apply(params, "depth", images)
-    return depth_from_raw(raw, near=self.relief.near, far=self.relief.far, centre=True)
+    return depth_from_raw(raw, near=self.relief.near, far=self.relief.far, centre=self.relief.mean_depth)
 
   def canonical(self, params: dict[str, PyTree], images: Float[Array, "b s s 3"]) -> Canonical:
     """Depth with its border, albedo and normals."""

@@ -1,9 +1,9 @@
 """Engine of the staged methods: several networks that learn in turns from pictures which a frozen generator corrects.
 
 A run is rounds of stages, each of which trains some of the networks with optimisers of its own ("prior" and "albedo",
-"encoder", "collect", "joint"; see `methods.gan2shape`). A stage's kind is a static program, compiled once for all
-rounds; what is left of a step is the number `index` of steps since its stage began, and `fresh`, which is 1 in a
-stage's first step and sets the moments of the optimisers that begin there to zero, inside the program.
+"reading", "encoder", "collect", "joint"; see `methods.gan2shape`). A stage's kind is a static program, compiled once
+for all rounds; what is left of a step is the number `index` of steps since its stage began, and `fresh`, which is 1 in
+a stage's first step and sets the moments of the optimisers that begin there to zero, inside the program.
 
 Either one set of weights serves all subjects, of which each step takes the next few ("joint"), or each subject has
 weights of its own ("instance") and a step is one step of every subject, mapped over them. Instances know nothing of one
@@ -66,10 +66,6 @@ class StagedMethod(abc.ABC):
   @abc.abstractmethod
   def collect(self, params: dict[str, PyTree], work: Work, key: Key) -> tuple[Samples, dict[str, Array]]:
     """New samples [k, b] for the pool, and what to log of them."""
-
-  def trained(self, stage: StagedStage) -> tuple[str, ...]:
-    """The networks that the stage trains."""
-    return TRAINED[stage.mode]
 
   def remember(self, state: StagedState, anneals: dict[str, Array], *, stage: StagedStage) -> PyTree:
     """The memory with which a step begins; here what it was."""
@@ -166,7 +162,7 @@ class StagedMethod(abc.ABC):
     stage: StagedStage,
   ) -> tuple[dict[str, PyTree], dict[str, PyTree], Samples | None, dict[str, Array]]:
     """(parameters, moments, samples for the pool, metrics) after a step on k subjects that share weights."""
-    names = self.trained(stage)
+    names = TRAINED[stage.mode]
     if not names:
       made, metrics = self.collect(params, work, key)
       return params, opt, made, metrics

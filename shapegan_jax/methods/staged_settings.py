@@ -14,6 +14,7 @@ from shapegan_jax.types import Array, PyTree, record
 TRAINED = {
   "prior": ("depth",),
   "albedo": ("albedo",),
+  "reading": ("view", "light"),
   "encoder": ("offset",),
   "collect": (),
   "joint": ("depth", "albedo", "view", "light"),
@@ -36,6 +37,8 @@ class RoundTable:
   Args:
     prior: steps before the first round, in which the depth network learns the prior shape.
     albedo, encoder, joint: (first round, later rounds) each; steps 1, 2 and 3 of GAN2Shape.
+    reading: (first round, later rounds) of a stage of ours before step 2, in which views and lights are read off
+      drawings.
     flip_albedo, flip_joint: one for each round, of which there are as many.
     images_per_step: subjects that a step takes (joint mode; a divisor of their number).
     samples: pseudo or projected samples of each subject and step.
@@ -46,6 +49,7 @@ class RoundTable:
   resolution: int = 64
   prior: int = 1000
   albedo: tuple[int, int] = (700, 200)
+  reading: tuple[int, int] = (0, 0)
   encoder: tuple[int, int] = (700, 500)
   joint: tuple[int, int] = (600, 400)
   flip_albedo: tuple[bool, ...] = (False, False, False, False)
@@ -78,7 +82,8 @@ class RoundTable:
     lengths = [("prior", self.prior, False)]
     for i, flips in enumerate(zip(self.flip_albedo, self.flip_joint, strict=True)):
       later = min(i, 1)
-      lengths += [("albedo", self.albedo[later], flips[0]), ("encoder", self.encoder[later], False)]
+      lengths += [("albedo", self.albedo[later], flips[0]), ("reading", self.reading[later], False)]
+      lengths += [("encoder", self.encoder[later], False)]
       lengths += [("collect", collect, False), ("joint", self.joint[later], flips[1])]
     rows, start = [], 0
     for mode, length, flip in lengths:
