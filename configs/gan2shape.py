@@ -48,7 +48,7 @@ def heads() -> ConfigDict:
   config.gan = ConfigDict(
     {"model": "stylegan2-heads", "tail": -1, "relative": True, "crop": 1.0, "network": ConfigDict(network)}
   )
-  config.subjects.update(count=64, instance=False)
+  config.subjects.update(count=128, instance=False)
   config.networks.update(width=24, bottleneck=128, encoder_width=24, offset_width=24)
   config.relief.update(fov_deg=12.0, near=0.88, far=1.12, supersample=1, mean_depth=False)  # the set's own camera
   # Half an ellipsoid about the point that views turn.
@@ -58,20 +58,20 @@ def heads() -> ConfigDict:
   config.views.update(deviation=(0.148, 0.286, 0.0, 0.1, 0.1, 0.0), scale=1.0)
   lights = shadegan.heads().lights
   config.lights.update(mean=lights.mean, covariance=lights.covariance)
-  config.objectives.update(texture=0.5, latents=1.0, moments=1.0, anchor=1.0)
+  config.objectives.update(texture=0.5, latents=1.0, moments=2.0, anchor=3.0)
   config.optimizers.learning_rate = 5e-4
   config.stages = published.stages(
     resolution=64,
     prior=300,
     albedo=(100, 100),
     reading=(600, 0),
-    encoder=(600, 300),
-    joint=(1500, 800),
-    flip_albedo=(False, True, True),
-    flip_joint=(True, True, True),
+    encoder=(1100, 300),
+    joint=(600, 300),
+    flip_albedo=(False,),
+    flip_joint=(True,),
     images_per_step=4,
     samples=4,
-    pool=32,
+    pool=16,
   )
   config.num_steps = published.run_length(config)
   config.preview.update(every=500, first=300)

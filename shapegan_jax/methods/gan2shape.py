@@ -18,8 +18,8 @@ latent. With r the relief drawn in a view and light, and L1, features and LPIPS 
 
 Ours, where `objectives` give them weight, for generators and schedules of two cores:
 
-- "texture": drawings, and step 3, have the picture itself as their texture, unlit and laid on the relief, and only
-  what the picture shows counts. It is sharp from the first step on; the albedo network learns what it comes to;
+- "texture": drawings, and step 3, have the picture itself as their texture, unlit and laid on the relief. It is
+  sharp from the first step on; the albedo network learns what it comes to where the picture shows it;
 - "latents": step 2 also learns the offsets between the subjects and other pictures of the generator, whose w is known;
 - "moments": what the view and light networks answer for fresh pictures of the generator has the mean and deviation of
   the priors. Nothing else tells a deep relief that turns little from a flat one that turns much;
@@ -76,7 +76,6 @@ from shapegan_jax.methods.staged_settings import (
 from shapegan_jax.methods.stylegan2 import StyleGan2
 from shapegan_jax.networks.perceptual import load_perceptual, perceptual_distance
 from shapegan_jax.objectives.reconstruction import masked_l1, smoothness
-from shapegan_jax.rendering.warping import sample_image
 from shapegan_jax.rng import stream
 from shapegan_jax.types import Array, Key, PyTree
 
@@ -199,32 +198,28 @@ class Gan2Shape(Corrections, ReliefPictures, StagedMethod):
     if joint and weights.anchor:
       error = (model.depth_inside(params, subjects.image) - work.targets.prior) / (self.masks.far - self.masks.near)
       terms["anchor"] = weights.anchor * jnp.mean(error**2)
-    told = jnp.ones_like(canonical.depth)
     if joint and weights.texture:
       own = [x.reshape(k, m, -1)[:, 0] for x in (views, lights)]
-      laid, told = model.laid_on(canonical, subjects.image, *own)
-      inside = told * model.canonical_mask(canonical.depth, mask[:, 0], own[0])
+      laid, shown = model.laid_on(canonical, subjects.image, *own)
+      inside = shown * model.canonical_mask(canonical.depth, mask[:, 0], own[0])
       targets, inside = jax.lax.stop_gradient((laid.albedo, inside))
       terms["texture"] = weights.texture * masked_l1(canonical.albedo, targets, inside)
       canonical = laid
     sides = 2 if flip else 1
     if flip:
-      *both, told = (jnp.concatenate([x, jnp.flip(x, 2)]) for x in (canonical.depth, canonical.albedo, told))
+      both = (jnp.concatenate([x, jnp.flip(x, 2)]) for x in (canonical.depth, canonical.albedo))
       canonical = model.canonical_of(*both)
       views, lights = jnp.tile(views, (2, 1)), jnp.tile(lights, (2, 1))
     texture, _ = lit(jax.tree.map(lambda x: jnp.repeat(x, m, 0), canonical), lights)
     seen = model.see(jnp.repeat(canonical.depth, m, 0), texture, views)
     # A mirrored relief explains the pictures where the other one does too.
     valid = jnp.prod(seen.valid.reshape(sides, k, m, *seen.valid.shape[1:]), 0)
-    mask = jnp.repeat((mask * valid)[None], sides, 0)
-    if joint and weights.texture:
-      told = sample_image(jnp.repeat(told, m, 0)[..., None], seen.grid, method="nearest")
-      mask = mask * told.reshape(mask.shape)
+    mask = mask * valid
     for name, part in {"": slice(0, 1), "samples_": slice(1, None)}.items():
       if part.start >= m:
         continue
-      for side, where in zip(seen.image.reshape(sides, *image.shape), mask, strict=True):
-        for kind, value in self._distances(side[:, part], image[:, part], where[:, part]).items():
+      for side in seen.image.reshape(sides, *image.shape):
+        for kind, value in self._distances(side[:, part], image[:, part], mask[:, part]).items():
           terms[name + kind] = terms.get(name + kind, 0.0) + value
     if joint and weights.smooth:
       own = lights.reshape(sides * k, m, 4)[:, 0]

@@ -314,6 +314,16 @@ def test_the_anchor_is_the_shape_that_was_begun_with(gan, rng, key):
   assert "anchor" not in method._explanation_terms(networks, work, joint=False, flip=False)
 
 
+def test_only_without_a_mean_depth_do_networks_say_how_far_away_things_are(key):
+  images = jnp.zeros((1, SIZE, SIZE, 3))
+  for mean_depth in (True, False):
+    model = Gan2Shape.from_config(changed(relief={"mean_depth": mean_depth})).model
+    params = jax.tree.map(jnp.zeros_like, model.init(key))
+    object.__setattr__(model, "apply", lambda params, name, images: jnp.full((*images.shape[:3], 1), 5.0))
+    depth = model.depth_inside(params, images)
+    np.testing.assert_allclose(depth, 1.0 if mean_depth else 1.1, atol=1e-3)
+
+
 def test_a_drawing_that_is_the_generators_own_picture_moves_nothing(gan, rng, key):
   latent = jnp.asarray(rng.normal(size=(2, LATENT)), jnp.float32) * 0.4
   work = work_of(gan, latent, jnp.zeros((2, 2, LATENT)))

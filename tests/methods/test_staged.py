@@ -107,6 +107,9 @@ def test_the_table_becomes_stages_that_recur():
   assert TABLE.length(4) == 24
   assert rows[2][1] == rows[6][1], "a stage that recurs is the same program"
   assert dataclasses.replace(TABLE, prior=0).expand(4)[0] == (0, StagedStage(2, 2, "albedo", False))
+  reading = dataclasses.replace(TABLE, reading=(2, 0))
+  assert [stage.mode for _, stage in reading.expand(4)][:4] == ["prior", "albedo", "reading", "encoder"]
+  assert reading.length(4) == TABLE.length(4) + 2, "in the first round only"
   method = toy()
   assert [method.plan(step)[1]["fresh"] for step in range(5)] == [1, 1, 0, 0, 1]
   assert [method.plan(step)[1]["index"] for step in range(5)] == [0, 0, 1, 2, 0]
