@@ -8,7 +8,8 @@ at a time, each with weights of its own. Errors are those of the depth that the 
 own view, where it is valid and the truth is (Unsup3D's masks), beside constant depth, the training set's mean, the
 ellipsoid that everything starts from, and, of `--shapes`, the rows of benchmarks.shapes (on the whole test set). The
 rows of round 0 are what the jointly trained networks say at once. Prints Markdown and writes `lift.json` to the
-workdir, with every picture's numbers. Stopped at any moment it goes on when called again.
+workdir, with every picture's numbers. Stopped at any moment it goes on when called again; `--merge` takes over what
+other processes (`--first`) have left in workdirs of theirs.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ _PATH = flags.DEFINE_string("path", None, "Its directory, where it is not embedd
 _FOV = flags.DEFINE_float("fov", 12.0, "Angle of view of its pictures, in degrees (synface: 10).")
 _FAR = flags.DEFINE_float("far", 1.12, "Depth of its background (synface: 1.1).")
 _COUNT = flags.DEFINE_integer("count", 50, "How many test pictures.")
+_FIRST = flags.DEFINE_integer("first", 0, "The first of them, where other processes do those before.")
 _BATCH = flags.DEFINE_integer("batch", 2, "How many at a time.")
 _SCHEDULE = flags.DEFINE_list("schedule", ["short"], "As shapegan lift --schedule, with commas.")
 _ROUNDS = flags.DEFINE_integer("rounds", None, "As shapegan lift --rounds.")
@@ -58,6 +60,7 @@ _FULL = flags.DEFINE_integer("full", 0, "The first so many pictures also by --fu
 _FULL_SCHEDULE = flags.DEFINE_string("full_schedule", "bfm", "bfm or full, as published.")
 _STEPS = flags.DEFINE_integer("projection_steps", ProjectionConfig().steps, "Of each projection.")
 _STARTS = flags.DEFINE_integer("projection_starts", 1, "Of each projection.")
+_MERGE = flags.DEFINE_list("merge", [], "Workdirs of other processes, whose pictures need not be done again.")
 _SHAPES = flags.DEFINE_string("shapes", None, "The shapes.json of benchmarks.shapes, for rows of other methods.")
 
 ELLIPSOID = "ellipsoid"
@@ -186,6 +189,8 @@ def main(argv: list[str]) -> None:
   results = json.loads(path.read_text()) if path.exists() else {"identity": identity}
   if results["identity"] != identity:
     raise SystemExit(f"{path}: holds results of another model or of other settings; choose another --workdir")
+  for other in _MERGE.value:
+    merge(results, json.loads((Path(other) / "lift.json").read_text()))
   benches = {"short": Bench("short", short, (networks, gan), truth, results)}
   if _FULL.value:
     benches["full"] = Bench("full", full, (networks, gan), truth, results)
@@ -193,13 +198,21 @@ def main(argv: list[str]) -> None:
   baselines(results, truth, data, method)
   for name, bench in benches.items():
     count = len(pairs) if name == "short" else min(_FULL.value, len(pairs))
-    for first in range(0, count, _BATCH.value):
+    for first in range(_FIRST.value, count, _BATCH.value):
       # The last group is filled up, so that one program serves them all.
       index = [min(i, len(pairs) - 1) for i in range(first, first + _BATCH.value)]
       if not bench.group(index, projected(truth, gan, method, index, projector, results)):
         print("stopped; the same command goes on")
         return
   report(results, benches)
+
+
+def merge(results: dict[str, Any], other: dict[str, Any]) -> None:
+  """Take over the pictures of another process with the same settings."""
+  if other["identity"] != results["identity"]:
+    raise SystemExit("--merge: results of another model or of other settings")
+  for name in ("projection", "short", "full"):
+    results.setdefault(name, {}).update(other.get(name, {}))
 
 
 def baselines(results: dict[str, Any], truth: Truth, data: Mapping[str, Any], method: Any) -> None:
