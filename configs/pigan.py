@@ -4,9 +4,9 @@
 
 Presets: heads (default), smoke, heads_large, celeba, bfm, cats, carla. `heads` shares every setting with ShadeGAN's,
 less the light: it is the baseline that shows shape and colour mixed up. What keeps the mixture out of the normals is
-`smoothness`, ours. 6,000 steps on one core of a shared Xeon (Sapphire Rapids), jax 0.10.2, seed 0, 1.3 hours: SIDE x 100
-0.754, MAD 18.31 degrees (`benchmarks.shapes`; without it 0.771 and 20.49). The published presets reproduce the authors'
-settings; none of them has been run to its end by us yet, so no result is claimed for them.
+`smoothness`, ours. 6,000 steps on one core of a shared Xeon (Sapphire Rapids), jax 0.10.2, seed 0, 1.3 hours: SIDE
+0.754 (x 100), MAD 18.31 degrees (`benchmarks.shapes`; without it 0.771 and 20.49). The published presets reproduce the
+authors' settings; none of them has been run to its end by us yet, so no result is claimed for them.
 """
 
 from __future__ import annotations
