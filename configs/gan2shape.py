@@ -53,22 +53,21 @@ def heads() -> ConfigDict:
   )
   config.subjects.update(count=128, instance=False)
   config.networks.update(width=24, bottleneck=128, encoder_width=24, offset_width=24)
-  config.relief.update(fov_deg=12.0, near=0.88, far=1.12, supersample=1, mean_depth=False)  # the set's own camera
-  # Half an ellipsoid about the point that views turn.
-  config.masks.update(kind="background", background=1.0, in_loss=True, shared=True, near=0.92, far=1.0, radius=0.08)
-  config.masks.up = 0.1
+  config.relief.update(fov_deg=12.0, near=0.88, far=1.12, supersample=1)  # the set's own camera
+  config.masks.update(kind="background", background=1.0, in_loss=True, shared=True, near=0.93, far=1.01)
+  config.masks.update(up=0.1, down=0.1, sides=0.1)
   # The set's own poses, and the shifts the generator was shown; the set's own lights.
   config.views.update(deviation=(0.148, 0.286, 0.0, 0.1, 0.1, 0.0), scale=1.0)
   lights = shadegan.heads().lights
   config.lights.update(mean=lights.mean, covariance=lights.covariance)
-  config.objectives.update(texture=0.5, latents=1.0, moments=2.0, anchor=3.0)
+  config.objectives.update(texture=0.5, latents=1.0, moments=2.0, anchor=1.0)
   config.optimizers.learning_rate = 5e-4
   config.stages = published.stages(
     resolution=64,
     prior=300,
     albedo=(100, 100),
-    reading=(600, 0),
-    encoder=(1100, 300),
+    reading=(500, 0),
+    encoder=(600, 300),
     joint=(600, 300),
     flip_albedo=(False,),
     flip_joint=(True,),
