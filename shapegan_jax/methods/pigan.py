@@ -57,12 +57,12 @@ class PiGan(AdversarialMethod):
   generator: parts.SirenGenerator
   cameras: parts.CameraConfig
   rendering: parts.RenderConfig
-  smoothness: SmoothnessConfig
+  smoothness: SmoothnessConfig = dataclasses.field(default=SmoothnessConfig(), kw_only=True)  # pi-GAN's alone
 
   @classmethod
   def from_config(cls, config: Mapping[str, Any]) -> PiGan:
     """From a plain nested config (see `configs/pigan.py`)."""
-    return cls(**cls.common_parts(config))
+    return cls(**cls.common_parts(config), smoothness=section(SmoothnessConfig, config, "smoothness"))
 
   @staticmethod
   def common_parts(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +73,6 @@ class PiGan(AdversarialMethod):
       generator=parts.SirenGenerator.from_config(config),
       cameras=section(parts.CameraConfig, config, "cameras"),
       rendering=section(parts.RenderConfig, config, "rendering"),
-      smoothness=section(SmoothnessConfig, config, "smoothness"),
     )
 
   def init_generator(self, key: Key) -> PyTree:
