@@ -25,7 +25,7 @@ Ours, where `objectives` give them weight, for generators and schedules of two c
   the priors. Nothing else tells a deep relief that turns little from a flat one that turns much;
 - "anchor": in step 3 the depth network is drawn to the shape it began with, which holds what no picture tells of.
 
-A stage of ours before step 2 ("reading") teaches these networks by drawings, whose views and lights are known. So a
+A stage of ours before step 2 ("reading") teaches views and lights by drawings, of which both are known. So a
 convex relief is never taken for a hollow one, and views begin as large as the relief has them.
 
 Before the first round the depth network learns the ellipsoid (networks that are handed in begin as they are).
