@@ -2,11 +2,9 @@
 
   python -m shapegan_jax.main --config=configs/gan2shape.py --workdir=runs/gan2shape
 
-Not yet run to its end as it stands, and nothing of it ships. What was tried with `heads`: three times the anchor, half
-an ellipsoid and depth that is not centred, to the end (20 minutes of one core of a shared Xeon, Sapphire Rapids, jax
-0.10.2): views and depth keep their size, but all heads keep the ellipsoid's shape. Step 3 alone, with other renderings
-of the same heads in place of the generator's pictures of drawings, makes normals better than the ellipsoid's within 250
-steps; with the generator's pictures it does not, and these follow the drawings' views by less than half.
+Not yet run to its end as it stands, and nothing of it ships. What was tried with `heads`, to the end: a stronger
+anchor, half an ellipsoid and depth that is not centred. Views and depth keep their size, but all heads keep the
+ellipsoid's shape; what the generator makes of drawings does not follow their views well enough.
 
 Presets: heads (default), smoke; synface_pretrain, celeba_pretrain, cat_pretrain (one set of networks for 200 subjects);
 synface, cat (four subjects that share networks), celeba, car, church (networks of a subject's own). The last eight have
