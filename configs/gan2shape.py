@@ -48,7 +48,14 @@ def heads() -> ConfigDict:
   size = stylegan2.heads()
   network = {name: size[name] for name in ("mapping", "synthesis", "critic")}
   config.gan = ConfigDict(
-    {"model": "stylegan2-heads", "tail": -1, "relative": True, "crop": 1.0, "network": ConfigDict(network)}
+    {
+      "model": "stylegan2-heads",
+      "tail": -1,
+      "relative": True,
+      "crop": 1.0,
+      "refine": 50,
+      "network": ConfigDict(network),
+    }
   )
   config.subjects.update(count=128, instance=False)
   config.networks.update(width=24, bottleneck=128, encoder_width=24, offset_width=24)
@@ -59,8 +66,8 @@ def heads() -> ConfigDict:
   config.views.update(deviation=(0.148, 0.286, 0.0, 0.1, 0.1, 0.0), scale=1.0)
   lights = shadegan.heads().lights
   config.lights.update(mean=lights.mean, covariance=lights.covariance)
-  config.objectives.update(texture=0.5, latents=1.0, moments=2.0, anchor=1.0)
-  config.optimizers.learning_rate = 5e-4
+  config.objectives.update(texture=0.5, latents=1.0, moments=2.0, anchor=1.0, asked=1.0)
+  config.optimizers.update(learning_rate=5e-4, fall=0.5)
   config.stages = published.stages(
     resolution=64,
     prior=300,

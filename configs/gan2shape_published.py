@@ -14,14 +14,14 @@ from configs import common, stylegan2
 
 def stages(**changes) -> ConfigDict:
   """The table of stages; pairs are the steps of the first round and of every later one."""
-  return ConfigDict({"prior": 1000, "reading": (0, 0), **changes})  # g2s: 1,000 steps for the ellipsoid; reading: ours
+  return ConfigDict({"prior": 1000, "reading": (0, 0), "asked": (0, 0), **changes})  # g2s: 1,000; reading, asked: ours
 
 
 def run_length(config: ConfigDict) -> int:
   """Steps of all stages."""
   table, subjects = config.stages, config.subjects
   turns = 1 if subjects.instance else subjects.count // table.images_per_step
-  pairs = (table.albedo, table.reading, table.encoder, table.joint)
+  pairs = (table.albedo, table.reading, table.encoder, table.asked, table.joint)
   each = [steps[0] + (len(table.flip_joint) - 1) * steps[1] for steps in pairs]
   return table.prior + sum(each) + len(table.flip_joint) * turns * table.pool // table.samples
 
@@ -100,13 +100,14 @@ def base(resolution: int) -> ConfigDict:
       "smooth": 0.01,
       "features": 1.0,
       "regular": 0.01,
-      "texture": 0.0,  # ours, and the next three
+      "texture": 0.0,  # ours, and the next four
       "latents": 0.0,
       "moments": 0.0,
       "anchor": 0.0,
+      "asked": 0.0,
     }
   )
-  config.optimizers = ConfigDict({"learning_rate": 1e-4, "b1": 0.9, "b2": 0.999, "weight_decay": 5e-4})
+  config.optimizers = ConfigDict({"learning_rate": 1e-4, "b1": 0.9, "b2": 0.999, "weight_decay": 5e-4, "fall": 0.0})
   config.preview.update(every=1000, first=0, resolution=resolution)
   config.checkpoint.every = 1000
   config.evaluation.update(every=0, final_samples=16, images=0, final_images=0, views=0, resolution=resolution)

@@ -35,7 +35,7 @@ def get_config(preset: str = "heads") -> ConfigDict:
 def heads() -> ConfigDict:
   """The embedded heads on a laptop: as ShadeGAN's preset, without light, and with smooth normals (ours)."""
   config = siren_common.heads()
-  config.smoothness = ConfigDict({"weight": 0.1, "rays": 128, "neighbour": 1e-2})
+  config.smoothness = siren_common.smoothness()
   return config
 
 

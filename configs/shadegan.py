@@ -60,6 +60,7 @@ def tracking(**settings) -> ConfigDict:
 def heads() -> ConfigDict:
   """The embedded heads on a laptop."""
   config = siren_common.heads()
+  config.smoothness = siren_common.smoothness()
   # The set's own light distribution (shapegan_jax/data/heads_model.py); lights.prior=fitted measures it instead.
   config.lights = ConfigDict(
     {

@@ -213,6 +213,11 @@ def heads() -> ConfigDict:
   return config
 
 
+def smoothness() -> ConfigDict:
+  """Smooth normals where some rays end: what keeps waves that look like paint out of the heads' shapes (ours)."""
+  return ConfigDict({"weight": 0.1, "rays": 128, "neighbour": 1e-2})
+
+
 def smoke(
   config: ConfigDict, *, resolution: int = 16, generator_rate: float = 3e-4, discriminator_rate: float = 2e-4
 ) -> ConfigDict:

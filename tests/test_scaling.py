@@ -14,10 +14,10 @@ from compiler_flags import HURRY
 ROOT = Path(__file__).parents[1]
 NUMBERS = (1, 2, 4, 8) if os.environ.get("THOROUGH") else (1, 4)
 CONFIGS = ("pigan", "shadegan", "gof") if os.environ.get("THOROUGH") else ("pigan",)
-SUMS = {"pigan": 3, "shadegan": 2, "gof": 3}
-"""The gradients of the generator and of the discriminator; the smoothness of normals, pi-GAN's and GOF's, divides by
-how many rays meet a surface."""
-PICTURES = {"pigan": 3, "shadegan": 2, "gof": 4}
+SUMS = {"pigan": 3, "shadegan": 3, "gof": 3}
+"""The gradients of the generator and of the discriminator; the smoothness of normals divides by how many rays meet a
+surface."""
+PICTURES = {"pigan": 3, "shadegan": 3, "gof": 4}
 """Gathered where rays are shared: pictures, where the smoothness of normals looks for ends of rays, and the normals,
 alphas and hits that GOF's regularisers compare."""
 

@@ -20,13 +20,19 @@ Ours, where `objectives` give them weight, for generators and schedules of two c
 
 - "texture": drawings, and step 3, have the picture itself as their texture, unlit and laid on the relief. It is
   sharp from the first step on; the albedo network learns what it comes to where the picture shows it;
-- "latents": step 2 also learns the offsets between the subjects and other pictures of the generator, whose w is known;
+- "latents": step 2 also learns the offsets between the subjects and other pictures of the generator, whose w is known,
+  seen through the masks of drawings;
 - "moments": what the view and light networks answer for fresh pictures of the generator has the mean and deviation of
   the priors. Nothing else tells a deep relief that turns little from a flat one that turns much;
-- "anchor": in step 3 the depth network is drawn to the shape it began with, which holds what no picture tells of.
+- "anchor": in step 3 the depth network is drawn to the shape it began with, which holds what no picture tells of;
+- "asked": in step 3 what is read off a picture that was kept is drawn to the view and light of its drawing.
 
-A stage of ours before step 2 ("reading") teaches views and lights by drawings, of which both are known. So a
-convex relief is never taken for a hollow one, and views begin as large as the relief has them.
+With `gan.refine` a drawing's offset is searched for, from the encoder's answer on, before its picture is kept: an
+encoder that has seen a few thousand drawings follows their views by a third.
+
+Stages of ours before and after step 2 teach views and lights by drawings ("reading"), of which both are known, and by
+the generator's pictures of them ("asked"). So a convex relief is never taken for a hollow one, and views begin as large
+as the relief has them.
 
 Before the first round the depth network learns the ellipsoid (networks that are handed in begin as they are).
 Departures from the authors' code, where its meaning and the paper's differ: with many subjects every drawing has its
@@ -51,7 +57,7 @@ import jax.numpy as jnp
 from shapegan_jax import parallel
 from shapegan_jax.errors import UserError
 from shapegan_jax.methods.base import section
-from shapegan_jax.methods.gan2shape_drawings import Corrections
+from shapegan_jax.methods.gan2shape_drawings import Corrections, reading_errors
 from shapegan_jax.methods.gan2shape_settings import (
   GanConfig,
   MaskConfig,
@@ -176,6 +182,8 @@ class Gan2Shape(Corrections, ReliefPictures, StagedMethod):
       terms = self.reading_terms(params, work, key)
     elif stage.mode == "encoder":
       terms = self.correction_terms(params, work, key)
+    elif stage.mode == "asked":
+      terms = self.asked_terms(params, work)
     else:
       terms = self._explanation_terms(params, work, joint=stage.mode == "joint", flip=stage.flip)
       if stage.mode == "joint":
@@ -188,13 +196,18 @@ class Gan2Shape(Corrections, ReliefPictures, StagedMethod):
     image = subjects.image[:, None]
     mask = (subjects.mask if self.masks.in_loss else jnp.ones_like(subjects.mask))[:, None]
     if joint:
-      drawn, drawn_mask = work.samples.unpacked()
+      drawn, drawn_mask = work.samples.unpacked()  # [k, m - 1, ...]
       image, mask = (jnp.concatenate(pair, 1) for pair in ((image, drawn), (mask, drawn_mask)))
     k, m = image.shape[:2]
     flat = parallel.over_batch(image.reshape(k * m, *image.shape[2:]))
-    views, lights = model.in_units(model.views(params, flat)), model.lights(params, flat)
+    read, lights = model.views(params, flat), model.lights(params, flat)
+    views = model.in_units(read)
     canonical = model.canonical(params, subjects.image)
     terms: dict[str, Array] = {}
+    if joint and weights.asked:
+      found = (x.reshape(k, m, -1)[:, 1:] for x in (read, lights))
+      errors = reading_errors(*found, work.samples.views, work.samples.lights)
+      terms |= {f"asked_{name}": weights.asked * error for name, error in errors.items()}
     if joint and weights.anchor:
       error = (model.depth_inside(params, subjects.image) - work.targets.prior) / (self.masks.far - self.masks.near)
       terms["anchor"] = weights.anchor * jnp.mean(error**2)

@@ -11,6 +11,8 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import optax
+from jaxtyping import Float
 
 from shapegan_jax import parallel
 from shapegan_jax.methods.gan2shape_settings import GanConfig, MaskConfig, Objectives, Relighting, Views
@@ -18,10 +20,12 @@ from shapegan_jax.methods.relief_model import ReliefModel, lit
 from shapegan_jax.methods.staged_settings import RoundTable, Samples, Work
 from shapegan_jax.objectives.reconstruction import masked_feature_distance, masked_l1
 from shapegan_jax.rendering.warping import sample_image
-from shapegan_jax.rng import stream
+from shapegan_jax.rng import root_key, stream
 from shapegan_jax.types import Array, Key, PyTree, record
 
 _CENSUS = 32  # fresh pictures of a step, on which moments are taken
+_REFINING = 0.1  # Adam's rate, in deviations of a style's numbers: that of `methods.projection`
+_MEASURED = 1024  # styles from which these deviations are taken
 
 
 @record
@@ -48,10 +52,14 @@ class Corrections(abc.ABC):
 
   def collect(self, params: dict[str, PyTree], work: Work, key: Key) -> tuple[Samples, dict[str, Array]]:
     drawn = self.drawings(params, work, key)
-    corrected, _ = self.corrected(params, work, drawn.image)
+    corrected, offset = self.corrected(params, work, drawn.image)
+    metrics = {"collect/l1": masked_l1(corrected, drawn.image, drawn.mask)}
+    if self.gan.refine:
+      corrected = self._refined(work, drawn, offset)
+      metrics["collect/l1_refined"] = masked_l1(corrected, drawn.image, drawn.mask)
     k, b = work.targets.rendition.shape[0], self.table.samples
-    samples = Samples.of(*(x.reshape(k, b, *x.shape[1:]) for x in (corrected, drawn.mask)))
-    return samples, {"collect/l1": masked_l1(corrected, drawn.image, drawn.mask)}
+    kept = (corrected, drawn.mask, drawn.views, drawn.lights)
+    return Samples.of(*(x.reshape(k, b, *x.shape[1:]) for x in kept)), metrics
 
   def rendition(self, gan: PyTree, latents: Array) -> Array:
     """The generator's pictures of latents [b, latent], in [-1, 1], as the method sees pictures."""
@@ -62,21 +70,50 @@ class Corrections(abc.ABC):
     weights = self.objectives
     drawn = jax.lax.stop_gradient(self.drawings(params, work, key))
     corrected, offset = self.corrected(params, work, drawn.image)
-    terms = {"l1": masked_l1(corrected, drawn.image, drawn.mask)}
-    if weights.features:
-      features, targets = work.gan.features(corrected), work.gan.features(drawn.image)
-      terms["features"] = weights.features * masked_feature_distance(features, targets, drawn.mask)
+    terms = self._misfit(work, corrected, drawn)
     if weights.latents:
-      terms["latents"] = weights.latents * self._offsets_between_pictures(params, work, key)
+      terms["latents"] = weights.latents * self._offsets_between_pictures(params, work, drawn.mask, key)
     return terms | {"regular": weights.regular * jnp.mean(offset**2)}
+
+  def _misfit(self, work: Work, corrected: Array, drawn: Drawings) -> dict[str, Array]:
+    terms = {"l1": masked_l1(corrected, drawn.image, drawn.mask)}
+    if self.objectives.features:
+      features, targets = work.gan.features(corrected), work.gan.features(drawn.image)
+      terms["features"] = self.objectives.features * masked_feature_distance(features, targets, drawn.mask)
+    return terms
+
+  def _refined(self, work: Work, drawn: Drawings, offset: Array) -> Array:
+    """The generator's pictures after `gan.refine` steps of Adam on each drawing's own offset."""
+    latent = jnp.repeat(work.targets.subjects.latent, self.table.samples, 0)
+    unit, adam = self._unit(work.gan), optax.adam(_REFINING)
+
+    def picture(place: Array) -> Array:
+      return self.rendition(work.gan, latent + unit * place)
+
+    def misfit(place: Array) -> Array:
+      # A sum over drawings, since Adam's steps do not depend on how many there are; its epsilon would.
+      return len(latent) * sum(self._misfit(work, picture(place), drawn).values())
+
+    def step(_: Array, state: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
+      place, moments = state
+      direction, moments = adam.update(jax.grad(misfit)(place), moments)
+      return place + direction, moments
+
+    place = offset / unit
+    return picture(jax.lax.fori_loop(0, self.gan.refine, step, (place, adam.init(place)))[0])
 
   def reading_terms(self, params: dict[str, PyTree], work: Work, key: Key) -> dict[str, Array]:
     """The squared errors of views and lights that are read off drawings."""
     drawn = jax.lax.stop_gradient(self.drawings(params, work, key))
-    views, lights = (read(params, drawn.image) for read in (self.model.views, self.model.lights))
-    terms = {"views": jnp.mean(jnp.sum((views - drawn.views) ** 2, -1))}
-    terms["lights"] = jnp.mean(jnp.sum((lights - drawn.lights) ** 2, -1))
-    return terms
+    found = (read(params, drawn.image) for read in (self.model.views, self.model.lights))
+    return reading_errors(*found, drawn.views, drawn.lights)
+
+  def asked_terms(self, params: dict[str, PyTree], work: Work) -> dict[str, Array]:
+    """The squared errors of views and lights that are read off pictures which were kept."""
+    pictures, asked = work.samples.unpacked()[0], (work.samples.views, work.samples.lights)
+    flat = pictures.reshape(-1, *pictures.shape[2:])
+    found = (read(params, flat) for read in (self.model.views, self.model.lights))
+    return reading_errors(*found, *(x.reshape(-1, x.shape[-1]) for x in asked))
 
   def moment_terms(self, params: dict[str, PyTree], work: Work, key: Key) -> dict[str, Array]:
     """How far mean and deviation of what is read off fresh pictures are from the priors': sums of squares."""
@@ -96,13 +133,20 @@ class Corrections(abc.ABC):
       terms[f"{name}_moments"] = self.objectives.moments * jnp.sum(errors)
     return terms
 
-  def _offsets_between_pictures(self, params: dict[str, PyTree], work: Work, key: Key) -> Array:
-    """The squared error of offsets from the subjects to pictures on the way to others, whose styles are known."""
+  def _offsets_between_pictures(self, params: dict[str, PyTree], work: Work, masks: Array, key: Key) -> Array:
+    """The squared error, in deviations of styles, of offsets from the subjects to other pictures, of known styles.
+
+    These are seen through `masks`, those of drawings: what drawings do not show must not be read as a view.
+    """
     latent = jnp.repeat(work.targets.subjects.latent, self.table.samples, 0)
     others = work.gan.sample(stream(key, "others"), latent.shape[0])
-    moved = jax.random.uniform(stream(key, "shares"), (latent.shape[0], 1)) * (others - latent)
-    pictures = jax.lax.stop_gradient(self.rendition(work.gan, latent + moved))
-    return jnp.mean((self._offsets(params, work, pictures) - moved) ** 2)
+    pictures = jax.lax.stop_gradient(self.masks.on_background(self.rendition(work.gan, others), masks))
+    errors = self._offsets(params, work, pictures) - (others - latent)
+    return jnp.mean((errors / self._unit(work.gan)) ** 2)
+
+  def _unit(self, gan: PyTree) -> Array:
+    """[1, latent] the deviation of each of a style's numbers, always from the same styles."""
+    return jnp.std(gan.sample(root_key(0), _MEASURED), 0)[None]
 
   def drawings(self, params: dict[str, PyTree], work: Work, key: Key) -> Drawings:
     """The subjects' reliefs in views and lights of the priors, `table.samples` of each."""
@@ -136,3 +180,14 @@ class Corrections(abc.ABC):
     if self.gan.relative:
       offset = offset - jnp.repeat(self.model.apply(params, "offset", work.targets.rendition), b, 0)
     return work.gan.offset(offset, self.gan.tail)
+
+
+def reading_errors(
+  views: Float[Array, "*b 6"],
+  lights: Float[Array, "*b 4"],
+  asked_views: Float[Array, "*b 6"],
+  asked_lights: Float[Array, "*b 4"],
+) -> dict[str, Float[Array, ""]]:
+  """{"views", "lights"}: mean squared distances of what is read off drawings from what was asked of them."""
+  square = lambda error: jnp.mean(jnp.sum(error**2, -1))  # noqa: E731
+  return {"views": square(views - asked_views), "lights": square(lights - asked_lights)}

@@ -41,12 +41,14 @@ class GanConfig:
       offsets are of styles.
     relative: take offsets relative to that of the generator's own picture (faces and cats as published).
     crop: the part of its picture's width, about the centre, that the method sees.
+    refine: steps of Adam on each drawing's own offset, from the encoder's answer on, before its picture is kept (ours).
   """
 
   model: str = ""
   tail: int = 2
   relative: bool = True
   crop: float = 1.0
+  refine: int = 0
 
   def resized(self, image: Float[Array, "b r r 3"], size: int) -> Float[Array, "b size size 3"]:
     """The middle of pictures, enlarged bilinearly or shrunk with antialiasing (theirs: the mean over areas)."""
@@ -126,7 +128,7 @@ class MaskConfig:
 @dataclasses.dataclass(frozen=True)
 class Objectives:
   """Weights of the losses. LPIPS counts where `perceptual_net` names its network ("vgg16" as published), whose weights
-  are an extra. The last four are ours (`methods.gan2shape`); 0 as published.
+  are an extra. The last five are ours (`methods.gan2shape`); 0 as published.
 
   Args:
     texture: of what the albedo network has to learn, where pictures themselves are the texture of drawings and of step
@@ -134,6 +136,7 @@ class Objectives:
     latents: of offsets between pictures whose styles are known, in step 2.
     moments: of the mean and deviation of views and lights, in step 3.
     anchor: of the prior shape, in step 3, in units of its height.
+    asked: of the views and lights that drawings were asked for, read off the generator's pictures of them, in step 3.
   """
 
   perceptual: float = 0.5
@@ -145,6 +148,7 @@ class Objectives:
   latents: float = 0.0
   moments: float = 0.0
   anchor: float = 0.0
+  asked: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,7 +57,7 @@ class PiGan(AdversarialMethod):
   generator: parts.SirenGenerator
   cameras: parts.CameraConfig
   rendering: parts.RenderConfig
-  smoothness: SmoothnessConfig = dataclasses.field(default=SmoothnessConfig(), kw_only=True)  # pi-GAN's alone
+  smoothness: SmoothnessConfig = dataclasses.field(default=SmoothnessConfig(), kw_only=True)
 
   @classmethod
   def from_config(cls, config: Mapping[str, Any]) -> PiGan:
@@ -123,10 +123,16 @@ class PiGan(AdversarialMethod):
       key=stream(key, "samples"),
       noise_std=anneals.get("density_noise"),
     )
-    return Fakes.of(rendering, latents, cameras, self.normal_pairs(gen_params, key, codes, cameras, rendering))
+    return Fakes.of(rendering, latents, cameras, self.normal_pairs(gen_params, key, codes, cameras, None, rendering))
 
   def normal_pairs(
-    self, gen_params: PyTree, key: Key, codes: tuple[Array, Array], cameras: Cameras, rendering: Rendering
+    self,
+    gen_params: PyTree,
+    key: Key,
+    codes: tuple[Array, Array],
+    cameras: Cameras,
+    lights: Lights | None,
+    rendering: Rendering,
   ) -> dict[str, Array]:
     """{"pair" [b, rays, 2, 3], "found" [b, rays]}: unit normals where some rays of renderings [b, h, w] are expected to
     end and a step from there in a random direction, of rays that are mostly absorbed; {} without a weight.
@@ -144,14 +150,14 @@ class PiGan(AdversarialMethod):
     direction = jax.random.uniform(stream(key, "smooth steps"), places.shape, minval=-1.0)
     pair = jnp.concatenate([places, places + settings.neighbour * l2_normalize(direction)], -2)
 
-    def gradient(codes: tuple[Array, Array], points: Array, viewdirs: Array) -> Array:
-      return with_gradient(self.generator.field_fn(gen_params, codes, None))(points, viewdirs).gradient
+    def gradient(codes: tuple[Array, Array], light: Lights | None, points: Array, viewdirs: Array) -> Array:
+      return with_gradient(self.generator.field_fn(gen_params, codes, light))(points, viewdirs).gradient
 
-    return {"pair": l2_normalize(-jax.vmap(gradient)(codes, pair, rays.viewdirs)), "found": acc > 0.5}
+    return {"pair": l2_normalize(-jax.vmap(gradient)(codes, lights, pair, rays.viewdirs)), "found": acc > 0.5}
 
   def extra_losses(self, gen_params: PyTree, fakes: Fakes) -> dict[str, Array]:
     del gen_params
-    if not fakes.aux:
+    if not self.smoothness.weight:
       return {}
     return {"smooth": self.smoothness.weight * normal_smoothness(fakes.aux["pair"], fakes.aux["found"])}
 

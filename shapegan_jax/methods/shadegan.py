@@ -25,7 +25,7 @@ from shapegan_jax.methods.adversarial import Fakes
 from shapegan_jax.methods.base import section
 from shapegan_jax.methods.gan_settings import GanStage
 from shapegan_jax.methods.lighting import Lighting
-from shapegan_jax.methods.pigan import PiGan
+from shapegan_jax.methods.pigan import PiGan, SmoothnessConfig
 from shapegan_jax.networks.perceptual import load_perceptual, perceptual_distance
 from shapegan_jax.networks.surface_net import SurfaceNet, relative_to_distance, surface_inputs
 from shapegan_jax.objectives.shape import surface_tracking_loss
@@ -91,6 +91,7 @@ class ShadeGan(PiGan):
         resolution=tracking.net_resolution,
       ),
       perceptual=perceptual,
+      smoothness=section(SmoothnessConfig, config, "smoothness"),
     )
 
   def init_generator(self, key: Key) -> PyTree:
@@ -134,12 +135,15 @@ class ShadeGan(PiGan):
       window=self._window(predicted, stage.resolution, anneals["window_width"]) if stage.tracked else None,
       gradient=True,
     )
-    aux = None if predicted is None else {"predicted": predicted, "rendered": rendering.distance}
+    aux = self.normal_pairs(gen_params, key, codes, cameras, lights, rendering)
+    if predicted is not None:
+      aux |= {"predicted": predicted, "rendered": rendering.distance}
     return Fakes.of(rendering, latents, cameras, aux)
 
   def extra_losses(self, gen_params: PyTree, fakes: Fakes) -> dict[str, Array]:
-    if fakes.aux is None:
-      return {}
+    losses = super().extra_losses(gen_params, fakes)
+    if not self.tracking.enabled:
+      return losses
     loss = surface_tracking_loss(
       fakes.aux["predicted"],
       fakes.aux["rendered"],
@@ -147,7 +151,7 @@ class ShadeGan(PiGan):
       far=self.cameras.far,
       perceptual_fn=self.perceptual,
     )
-    return {"tracking": self.tracking.weight * loss}
+    return losses | {"tracking": self.tracking.weight * loss}
 
   def render(
     self,

@@ -74,9 +74,12 @@ class StagedMethod(abc.ABC):
 
   def plan(self, step: int) -> tuple[StagedStage, dict[str, float]]:
     """Stage of the step; `rate`, the learning rate; `index`, steps since its stage began; `fresh`, 1 if none."""
-    index = step - stage_start(self.stages, step)
+    begun = stage_start(self.stages, step)
+    index = step - begun
+    later = [start for start, _ in self.stages if start > step]
+    length = later[0] - begun if later else self.table.last
     return stage_at(self.stages, step), {
-      "rate": self.optimizer.learning_rate,
+      "rate": self.optimizer.rate(index, length),
       "index": float(index),
       "fresh": float(index == 0),
     }
@@ -105,7 +108,12 @@ class StagedMethod(abc.ABC):
       params=networks,
       opt=opt,
       targets=targets,
-      pool=Samples(jnp.zeros((*pool, 3), jnp.uint8), jnp.zeros(pool, jnp.uint8)),
+      pool=Samples(
+        jnp.zeros((*pool, 3), jnp.uint8),
+        jnp.zeros(pool, jnp.uint8),
+        jnp.zeros((*pool[:2], 6)),
+        jnp.zeros((*pool[:2], 4)),
+      ),
       memory=memory,
       gan=gan,
     )

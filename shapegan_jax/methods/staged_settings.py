@@ -17,6 +17,7 @@ TRAINED = {
   "reading": ("view", "light"),
   "encoder": ("offset",),
   "collect": (),
+  "asked": ("view", "light"),
   "joint": ("depth", "albedo", "view", "light"),
 }
 """The networks that each kind of stage trains."""
@@ -37,8 +38,8 @@ class RoundTable:
   Args:
     prior: steps before the first round, in which the depth network learns the prior shape.
     albedo, encoder, joint: (first round, later rounds) each; steps 1, 2 and 3 of GAN2Shape.
-    reading: (first round, later rounds) of a stage of ours before step 2, in which views and lights are read off
-      drawings.
+    reading, asked: (first round, later rounds) of stages of ours before and after step 2, in which views and lights are
+      read off drawings and off the pictures that were kept.
     flip_albedo, flip_joint: one for each round, of which there are as many.
     images_per_step: subjects that a step takes (joint mode; a divisor of their number).
     samples: pseudo or projected samples of each subject and step.
@@ -50,6 +51,7 @@ class RoundTable:
   prior: int = 1000
   albedo: tuple[int, int] = (700, 200)
   reading: tuple[int, int] = (0, 0)
+  asked: tuple[int, int] = (0, 0)
   encoder: tuple[int, int] = (700, 500)
   joint: tuple[int, int] = (600, 400)
   flip_albedo: tuple[bool, ...] = (False, False, False, False)
@@ -84,7 +86,8 @@ class RoundTable:
       later = min(i, 1)
       lengths += [("albedo", self.albedo[later], flips[0]), ("reading", self.reading[later], False)]
       lengths += [("encoder", self.encoder[later], False)]
-      lengths += [("collect", collect, False), ("joint", self.joint[later], flips[1])]
+      lengths += [("collect", collect, False), ("asked", self.asked[later], False)]
+      lengths += [("joint", self.joint[later], flips[1])]
     rows, start = [], 0
     for mode, length, flip in lengths:
       batch = each * (1 if mode in ("prior", "albedo") else self.samples)
@@ -93,19 +96,33 @@ class RoundTable:
         start += length
     return tuple(rows)
 
+  @property
+  def last(self) -> int:
+    """Steps of the last stage."""
+    return self.joint[min(self.rounds - 1, 1)]
+
   def length(self, subjects: int = 1) -> int:
     """Steps of a whole run, as `num_steps` of its config."""
-    return self.expand(subjects)[-1][0] + self.joint[min(self.rounds - 1, 1)]
+    return self.expand(subjects)[-1][0] + self.last
 
 
 @dataclasses.dataclass(frozen=True)
 class AdamConfig:
-  """PyTorch's Adam, whose weight decay is added to the gradient (and so is divided by its own moments)."""
+  """PyTorch's Adam, whose weight decay is added to the gradient (and so is divided by its own moments).
+
+  Over the last part `fall` of each stage the rate falls to 0 (ours; 0 as published).
+  """
 
   learning_rate: float = 1e-4
   b1: float = 0.9
   b2: float = 0.999
   weight_decay: float = 5e-4
+  fall: float = 0.0
+
+  def rate(self, index: int, length: int) -> float:
+    """In step `index` of a stage of `length` steps."""
+    falling = self.fall * length
+    return self.learning_rate * min(1.0, max(length - index, 0) / falling) if falling else self.learning_rate
 
   @property
   def directions(self) -> optax.GradientTransformation:
@@ -133,15 +150,17 @@ class Targets:
 
 @record
 class Samples:
-  """Pictures of the subjects in other views and lights, as the generator drew them, in 8 bits: [n, m] of them."""
+  """Pictures of the subjects in other views and lights, as the generator drew them: [n, m] of them."""
 
   image: Array  # [n, m, s, s, 3] uint8
   mask: Array  # [n, m, s, s] uint8
+  views: Array  # [n, m, 6] asked for, in a view network's units
+  lights: Array  # [n, m, 4] asked for, codes in the frame of `geometry.relief`
 
   @classmethod
-  def of(cls, image: Array, mask: Array) -> Samples:
+  def of(cls, image: Array, mask: Array, views: Array, lights: Array) -> Samples:
     """From pictures in [-1, 1] and masks in [0, 1]."""
-    return cls(*(jnp.round(255 * x).astype(jnp.uint8) for x in (image / 2 + 0.5, mask)))
+    return cls(*(jnp.round(255 * x).astype(jnp.uint8) for x in (image / 2 + 0.5, mask)), views, lights)
 
   def unpacked(self) -> tuple[Array, Array]:
     """(pictures in [-1, 1], masks in [0, 1])."""

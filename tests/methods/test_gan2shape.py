@@ -18,6 +18,7 @@ from shapegan_jax.geometry.depthmaps import normals_from_depth
 from shapegan_jax.geometry.pixels import pixel_grid
 from shapegan_jax.geometry.relief import camera_poses, move, points_to_world, project
 from shapegan_jax.methods.gan2shape import Gan2Shape
+from shapegan_jax.methods.gan2shape_drawings import Drawings
 from shapegan_jax.methods.gan2shape_settings import GanConfig, MaskConfig, Relighting, Views
 from shapegan_jax.methods.relief_model import ReliefConfig, lit, views_at
 from shapegan_jax.methods.staged_settings import Samples, Subjects, Targets, Work
@@ -46,13 +47,18 @@ def gan():
   return AnalyticGan.of(SIZE, ReliefConfig(supersample=1))
 
 
+def in_answers_units(gan, latent):
+  """Views of latents as a view network says them."""
+  return gan.views(latent) / gan.model.in_units(jnp.ones((1, 6))).at[:, 5].set(1.0)
+
+
 def knowing(method, gan, latent):
   """The method, whose networks' answers are the truth of the analytic generator at `latent` and its samples."""
   model = dataclasses.replace(method.model)
   seen = jax.tree.map(lambda x: jnp.repeat(x[None], len(latent), 0), (gan.depth, gan.albedo))
   answers = {
     "canonical": lambda params, images: model.canonical_of(*seen),
-    "views": lambda params, images: gan.views(params["latents"]) / model.in_units(jnp.ones((1, 6))).at[:, 5].set(1.0),
+    "views": lambda params, images: in_answers_units(gan, params["latents"]),
     "lights": lambda params, images: gan.lights(params["latents"]),
   }
   for name, answer in answers.items():
@@ -66,7 +72,8 @@ def work_of(gan, latent, samples):
   flat = samples.reshape(-1, LATENT)
   drawn = gan.subjects(flat)
   images, masks = (x.reshape(*samples.shape[:2], *x.shape[1:]) for x in (drawn.image, drawn.mask))
-  return Work(Targets(subjects, subjects.image, subjects.mask), Samples.of(images, masks), None, gan)
+  asked = (x.reshape(*samples.shape[:2], -1) for x in (in_answers_units(gan, flat), gan.lights(flat)))
+  return Work(Targets(subjects, subjects.image, subjects.mask), Samples.of(images, masks, *asked), None, gan)
 
 
 def test_views_show_what_the_worlds_cameras_see(gan, rng):
@@ -174,6 +181,21 @@ def test_with_the_pictures_own_texture_albedo_need_not_be_known_but_is_learned(g
   assert found[2.0, "truth"]["texture"] < 0.4 * found[2.0, "blank"]["texture"]
 
 
+def test_pictures_that_were_kept_are_held_to_what_was_asked_of_them(gan, rng):
+  latent = jnp.asarray(rng.normal(size=(2, LATENT)), jnp.float32) * 0.2
+  samples = jnp.asarray(rng.normal(size=(2, 2, LATENT)), jnp.float32) * 0.2
+  method = knowing(Gan2Shape.from_config(changed(objectives={"asked": 3.0})), gan, latent)
+  everything = {"latents": jnp.concatenate([latent[:, None], samples], 1).reshape(-1, LATENT)}
+  work = work_of(gan, latent, samples)
+  explain = jax.jit(method._explanation_terms, static_argnames=("joint", "flip"))
+  for off in (0.0, 0.1):
+    moved = dataclasses.replace(work.samples, views=work.samples.views + off, lights=work.samples.lights - off)
+    terms = explain(everything, dataclasses.replace(work, samples=moved), joint=True, flip=False)
+    np.testing.assert_allclose(terms["asked_views"], 3 * 6 * off**2, rtol=1e-3, atol=1e-9)
+    np.testing.assert_allclose(terms["asked_lights"], 3 * 4 * off**2, rtol=1e-3, atol=1e-9)
+  assert "asked_views" not in explain({"latents": latent}, work, joint=False, flip=False), "step 1 has no samples"
+
+
 @dataclasses.dataclass(frozen=True)
 class LegibleGan:
   """Its pictures are of one colour, which is the style."""
@@ -191,11 +213,18 @@ class LegibleGan:
     return o
 
 
+class WideGan(LegibleGan):
+  """Its styles are ten times as far apart."""
+
+  def sample(self, key, n):
+    return 10.0 * super().sample(key, n)
+
+
 def work_of_legible():
   gan, latent = LegibleGan(), jnp.array([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
   pictures = gan.image(latent)
   subjects = Subjects(pictures, latent, pictures[..., 0])
-  samples = Samples.of(pictures[:, None], pictures[:, None, ..., 0])
+  samples = Samples.of(pictures[:, None], pictures[:, None, ..., 0], jnp.zeros((2, 1, 6)), jnp.zeros((2, 1, 4)))
   return Work(Targets(subjects, pictures, pictures[..., 0]), samples, None, gan)
 
 
@@ -216,9 +245,31 @@ def reading(method, factor):
 def test_offsets_between_pictures_of_known_styles_are_learned(key):
   work = work_of_legible()
   method = Gan2Shape.from_config(CONFIG)
-  error = [reading(method, factor)._offsets_between_pictures({}, work, key) for factor in (1.0, 0.5, 0.0)]
+  masks = jnp.ones((4, SIZE, SIZE))
+  error = [reading(method, factor)._offsets_between_pictures({}, work, masks, key) for factor in (1.0, 0.5, 0.0)]
   assert error[0] < 1e-10
   np.testing.assert_allclose(error[1], error[2] / 4, rtol=1e-5)
+  subjects = dataclasses.replace(work.targets.subjects, latent=10 * work.targets.subjects.latent)
+  wide = dataclasses.replace(work, gan=WideGan(), targets=dataclasses.replace(work.targets, subjects=subjects))
+  np.testing.assert_allclose(reading(method, 0.0)._offsets_between_pictures({}, wide, masks, key), error[2], rtol=1e-5)
+  cut = dataclasses.replace(method, masks=MaskConfig(background=0.0))
+  hidden = reading(cut, 1.0)._offsets_between_pictures({}, work, 0 * masks, key)
+  assert hidden > 0.5, "nothing is seen of pictures through empty masks"
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.0])
+def test_a_search_goes_on_from_the_encoders_answer_and_drawings_do_not_meet_in_it(factor, key):
+  """An answer that is right stays; from one that says nothing the search comes to the drawings, each for itself."""
+  config = changed(gan={"refine": 200}, objectives={"features": 0.0})
+  method, work = reading(Gan2Shape.from_config(config), factor), work_of_legible()
+  styles = jnp.array([[0.2, 0.4, -0.3], [0.7, 0.1, -0.5], [0.0, 0.2, 0.3], [-0.6, 0.3, 0.1]])
+  shown = work.gan.image(styles)
+  drawn = Drawings(shown, jnp.ones(shown.shape[:3]), jnp.zeros((4, 6)), jnp.zeros((4, 4)))
+  offset = factor * (styles - jnp.repeat(work.targets.subjects.latent, 2, 0))
+  found = method._refined(work, drawn, offset)
+  np.testing.assert_allclose(found[:, 0, 0], styles, atol=0.12)  # the rate is 0.1 of a deviation, here about 1
+  alone = method._refined(work, jax.tree.map(lambda x: x.at[2:].set(0.0), drawn), offset)
+  np.testing.assert_allclose(alone[:2], found[:2], atol=1e-4)
 
 
 def test_what_is_read_off_fresh_pictures_is_held_to_the_priors_moments(key):
@@ -383,7 +434,8 @@ def test_people_are_shown_the_subject_in_the_worlds_frame(gan, rng):
 
 def test_samples_are_kept_in_8_bits(rng):
   image, mask = rng.uniform(-1, 1, (1, 2, 3, 3, 3)), rng.uniform(0, 1, (1, 2, 3, 3))
-  again, mask_again = Samples.of(jnp.asarray(image, jnp.float32), jnp.asarray(mask, jnp.float32)).unpacked()
+  packed = [jnp.asarray(x, jnp.float32) for x in (image, mask, np.zeros((1, 2, 6)), np.zeros((1, 2, 4)))]
+  again, mask_again = Samples.of(*packed).unpacked()
   np.testing.assert_allclose(again, image, atol=1 / 255 + 1e-6)
   np.testing.assert_allclose(mask_again, mask, atol=0.5 / 255 + 1e-6)
 

@@ -1,16 +1,18 @@
-"""pi-GAN's smoothness of normals, ours: where it looks, and what spheres and waves cost."""
+"""The smoothness of normals of pi-GAN and ShadeGAN, ours: where it looks, and what spheres and waves cost."""
 
 from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common, pigan
+from configs import common, pigan, shadegan
 from shapegan_jax.methods.adversarial import Fakes
 from shapegan_jax.methods.base import build
+from shapegan_jax.objectives.shape import normal_smoothness
 from shapegan_jax.types import FieldSamples, Rendering
 
 NOTHING = jnp.zeros(())
@@ -58,7 +60,7 @@ def pairs_and_loss(field, key):
   method = method_with(field, weight=3.0)
   cameras = method.sample_cameras(key, 2)
   codes = (jnp.zeros((2, 1)), jnp.zeros((2, 1)))
-  aux = method.normal_pairs({}, key, codes, cameras, pictures_of_the_ball(cameras))
+  aux = method.normal_pairs({}, key, codes, cameras, None, pictures_of_the_ball(cameras))
   fakes = Fakes(NOTHING, NOTHING, NOTHING, aux)
   return aux, method.extra_losses({}, fakes)["smooth"]
 
@@ -80,11 +82,26 @@ def test_waves_cost_more_than_the_ball_below_them(key):
 def test_without_weight_nothing_is_evaluated(key):
   method = method_with(ball, weight=0.0)
   cameras = method.sample_cameras(key, 2)
-  assert method.normal_pairs({}, key, (NOTHING, NOTHING), cameras, pictures_of_the_ball(cameras)) == {}
+  assert method.normal_pairs({}, key, (NOTHING, NOTHING), cameras, None, pictures_of_the_ball(cameras)) == {}
   assert method.extra_losses({}, Fakes(NOTHING, NOTHING, NOTHING)) == {}
 
 
-@pytest.mark.parametrize("preset", ["heads", "smoke"])
-def test_heads_have_it_and_the_papers_sets_do_not(preset):
-  assert build(pigan.get_config(preset).to_dict()).smoothness.weight > 0
-  assert build(pigan.get_config("celeba").to_dict()).smoothness.weight == 0
+@pytest.mark.parametrize("presets", [pigan, shadegan])
+def test_heads_have_it_and_the_papers_sets_do_not(presets):
+  for preset in ("heads", "smoke"):
+    assert build(presets.get_config(preset).to_dict()).smoothness.weight > 0
+  assert build(presets.get_config("celeba").to_dict()).smoothness.weight == 0
+
+
+def test_shadegan_minimises_it_beside_the_tracking_loss(key):
+  config = shadegan.get_config("smoke")
+  config.smoothness.weight = 3.0
+  method = build(config.to_dict())
+  params = method.init_generator(key)
+  stage, anneals = method.plan(0)
+  anneals = jax.tree.map(jnp.asarray, anneals)
+  fakes = jax.jit(lambda params: method.generate(params, key, anneals, stage=stage))(params)
+  losses = method.extra_losses(params, fakes)
+  assert set(losses) == {"smooth", "tracking"}
+  np.testing.assert_allclose(losses["smooth"], 3 * normal_smoothness(fakes.aux["pair"], fakes.aux["found"]), rtol=1e-6)
+  assert losses["smooth"] > 0

@@ -59,7 +59,8 @@ class Toy(StagedMethod):
 
   def collect(self, params, work, key):
     image = jnp.repeat(work.targets.subjects.image[:, None], self.table.samples, 1)
-    return Samples.of(image, jnp.ones(image.shape[:-1])), {}
+    each = image.shape[:2]
+    return Samples.of(image, jnp.ones(image.shape[:-1]), jnp.zeros((*each, 6)), jnp.zeros((*each, 4))), {}
 
 
 def sum_of_names():
@@ -113,6 +114,14 @@ def test_the_table_becomes_stages_that_recur():
   method = toy()
   assert [method.plan(step)[1]["fresh"] for step in range(5)] == [1, 1, 0, 0, 1]
   assert [method.plan(step)[1]["index"] for step in range(5)] == [0, 0, 1, 2, 0]
+
+
+def test_the_rate_falls_to_nothing_at_the_end_of_each_stage():
+  method = dataclasses.replace(toy(), optimizer=AdamConfig(learning_rate=8.0, fall=0.5))
+  rates = [method.plan(step)[1]["rate"] for step in range(24)]
+  assert rates[6:14] == [8, 8, 8, 4] * 2, "collect and joint, of 4 steps each"
+  assert rates[-3:] == [8, 8, pytest.approx(16 / 3)], "the last stage too"
+  assert {toy().plan(step)[1]["rate"] for step in range(24)} == {ADAM.learning_rate}
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ import ctypes
 import os
 import sys
 import time
-os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # each thread of a convolution has scratch of its own
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # threads have scratch of their own, and meet by chance
 import jax
 import numpy as np
 from shapegan_jax import parallel
