@@ -53,12 +53,13 @@ def heads() -> ConfigDict:
       "tail": -1,
       "relative": True,
       "crop": 1.0,
-      "refine": 50,
+      "refine": 30,
+      "directions": True,
       "network": ConfigDict(network),
     }
   )
-  config.subjects.update(count=128, instance=False)
-  config.networks.update(width=24, bottleneck=128, encoder_width=24, offset_width=24)
+  config.subjects.update(count=96, instance=False)
+  config.networks.update(width=20, bottleneck=128, encoder_width=20, offset_width=20)
   config.relief.update(fov_deg=12.0, near=0.88, far=1.12, supersample=1)  # the set's own camera
   config.masks.update(kind="background", background=1.0, in_loss=True, shared=True, near=0.93, far=1.01)
   config.masks.update(up=0.1, down=0.1, sides=0.1)
@@ -73,10 +74,10 @@ def heads() -> ConfigDict:
     prior=300,
     albedo=(100, 100),
     reading=(500, 0),
-    encoder=(600, 300),
-    joint=(600, 300),
-    flip_albedo=(False,),
-    flip_joint=(True,),
+    encoder=(400, 200),
+    joint=(400, 600),
+    flip_albedo=(False, False),
+    flip_joint=(True, True),
     images_per_step=4,
     samples=4,
     pool=16,
@@ -92,7 +93,7 @@ def smoke() -> ConfigDict:
   """A first try in 90 s: an untrained generator of small pictures, which knows no shapes."""
   config = heads()
   config.data = common.data("none")
-  config.gan.model = ""
+  config.gan.update(model="", refine=4)
   stylegan2.networks(config.gan.network, (16, 16, 16, 16), latent=32)
   config.subjects.count = 4
   config.networks.update(width=8, bottleneck=32, encoder_width=8, offset_width=8)

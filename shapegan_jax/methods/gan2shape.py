@@ -27,8 +27,9 @@ Ours, where `objectives` give them weight, for generators and schedules of two c
 - "anchor": in step 3 the depth network is drawn to the shape it began with, which holds what no picture tells of;
 - "asked": in step 3 what is read off a picture that was kept is drawn to the view and light of its drawing.
 
-With `gan.refine` a drawing's offset is searched for, from the encoder's answer on, before its picture is kept: an
-encoder that has seen a few thousand drawings follows their views by a third.
+With `gan.refine` a drawing's offset is searched for before its picture is kept: an encoder that has seen a few thousand
+drawings follows their views by a third. The search begins at the encoder's answer or, with `gan.directions`, where
+`methods.gan2shape_directions` leads.
 
 Stages of ours before and after step 2 teach views and lights by drawings ("reading"), of which both are known, and by
 the generator's pictures of them ("asked"). So a convex relief is never taken for a hollow one, and views begin as large
@@ -57,13 +58,15 @@ import jax.numpy as jnp
 from shapegan_jax import parallel
 from shapegan_jax.errors import UserError
 from shapegan_jax.methods.base import section
-from shapegan_jax.methods.gan2shape_drawings import Corrections, reading_errors
+from shapegan_jax.methods.gan2shape_directions import Directions
+from shapegan_jax.methods.gan2shape_drawings import Corrections, Memory, reading_errors
 from shapegan_jax.methods.gan2shape_settings import (
   GanConfig,
   MaskConfig,
   Objectives,
   Relighting,
   SubjectConfig,
+  ViewPrior,
   Views,
   untrained_gan,
 )
@@ -145,15 +148,18 @@ class Gan2Shape(Corrections, ReliefPictures, StagedMethod):
     if gan is None:
       gan = self.untrained.frozen(self.untrained.params_of(self.untrained.init(stream(key, "gan"))))
     subjects = dependencies.get("subjects") or self.draw_subjects(gan, stream(key, "subjects"))
-    memory = self.views.given()
-    if self.views.estimate and dependencies.get("networks"):
-      memory = self._measured_views(networks, subjects.image)
+    trained, numbers = dependencies.get("networks"), 10  # views and lights
+    views, directions = self.views.given(), Directions.none(numbers, self.model.latent_size)
+    if self.views.estimate and trained:
+      views = self._measured_views(networks, subjects.image)
+    if self.gan.directions and trained:
+      directions = self.measured(networks, gan, views)
     rendition = jax.lax.map(lambda w: self.rendition(gan, w[None])[0], subjects.latent)
-    if dependencies.get("networks"):
+    if trained:
       prior = jax.lax.map(lambda image: self.model.depth_inside(networks, image[None])[0], subjects.image)
     else:
       prior = self.masks.prior(subjects.mask, released=self.model.relief.nr_compat)
-    return Targets(subjects, rendition, prior), memory, gan
+    return Targets(subjects, rendition, prior), Memory(views, directions), gan
 
   def draw_subjects(self, gan: Any, key: Key) -> Subjects:
     """`subjects.count` pictures of the generator."""
@@ -161,16 +167,24 @@ class Gan2Shape(Corrections, ReliefPictures, StagedMethod):
     image = jax.lax.map(lambda w: self.rendition(gan, w[None])[0], latent)
     return Subjects(image, latent, self.masks.of(image))
 
-  def remember(self, state: StagedState, anneals: dict[str, Array], *, stage: StagedStage) -> PyTree:
-    if not self.views.estimate or self.instance or stage.mode != "encoder":
-      return state.memory
-    return jax.lax.cond(
-      anneals["estimate"] > 0,
-      lambda: self._measured_views(state.params, state.targets.subjects.image),
-      lambda: state.memory,
-    )
+  def remember(self, state: StagedState, anneals: dict[str, Array], *, stage: StagedStage) -> Memory:
+    memory, networks = state.memory, state.params
+    if self.instance:  # each of which has networks of its own
+      return memory
+    if self.views.estimate and stage.mode == "encoder":
+      images = state.targets.subjects.image
+      views = jax.lax.cond(
+        anneals["estimate"] > 0, lambda: self._measured_views(networks, images), lambda: memory.views
+      )
+      return dataclasses.replace(memory, views=views)
+    if self.gan.directions and stage.mode == "collect":
+      directions = jax.lax.cond(
+        anneals["fresh"] > 0, lambda: self.measured(networks, state.gan, memory.views), lambda: memory.directions
+      )
+      return dataclasses.replace(memory, directions=directions)
+    return memory
 
-  def _measured_views(self, networks: dict[str, PyTree], images: Array) -> PyTree:
+  def _measured_views(self, networks: dict[str, PyTree], images: Array) -> ViewPrior:
     views = jax.lax.map(lambda image: self.model.views(networks, image[None])[0], images)
     return self.views.measured(views)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,8 @@ import optax
 from jaxtyping import Float
 
 from shapegan_jax import parallel
-from shapegan_jax.methods.gan2shape_settings import GanConfig, MaskConfig, Objectives, Relighting, Views
+from shapegan_jax.methods.gan2shape_directions import Directions, measured_directions
+from shapegan_jax.methods.gan2shape_settings import GanConfig, MaskConfig, Objectives, Relighting, ViewPrior, Views
 from shapegan_jax.methods.relief_model import ReliefModel, lit
 from shapegan_jax.methods.staged_settings import RoundTable, Samples, Work
 from shapegan_jax.objectives.reconstruction import masked_feature_distance, masked_l1
@@ -38,6 +40,14 @@ class Drawings:
   lights: Array  # [k * b, 4] codes in the frame of `geometry.relief`
 
 
+@record
+class Memory:
+  """What a run learns of the generator by the way: of which views drawings are, and where in its styles views lie."""
+
+  views: ViewPrior
+  directions: Directions
+
+
 @dataclasses.dataclass(frozen=True)
 class Corrections(abc.ABC):
   """See the module's docstring."""
@@ -55,6 +65,8 @@ class Corrections(abc.ABC):
     corrected, offset = self.corrected(params, work, drawn.image)
     metrics = {"collect/l1": masked_l1(corrected, drawn.image, drawn.mask)}
     if self.gan.refine:
+      if self.gan.directions:
+        offset = self._directed(params, work, drawn)
       corrected = self._refined(work, drawn, offset)
       metrics["collect/l1_refined"] = masked_l1(corrected, drawn.image, drawn.mask)
     k, b = work.targets.rendition.shape[0], self.table.samples
@@ -83,7 +95,7 @@ class Corrections(abc.ABC):
     return terms
 
   def _refined(self, work: Work, drawn: Drawings, offset: Array) -> Array:
-    """The generator's pictures after `gan.refine` steps of Adam on each drawing's own offset."""
+    """The generator's pictures after `gan.refine` steps of Adam on each drawing's own offset, from `offset` on."""
     latent = jnp.repeat(work.targets.subjects.latent, self.table.samples, 0)
     unit, adam = self._unit(work.gan), optax.adam(_REFINING)
 
@@ -101,6 +113,28 @@ class Corrections(abc.ABC):
 
     place = offset / unit
     return picture(jax.lax.fori_loop(0, self.gan.refine, step, (place, adam.init(place)))[0])
+
+  def read(self, params: dict[str, PyTree], pictures: Array) -> Array:
+    """[b, 10] views and lights that the networks read off pictures."""
+    return jnp.concatenate([self.model.views(params, pictures), self.model.lights(params, pictures)], -1)
+
+  def measured(self, params: dict[str, PyTree], gan: PyTree, views: ViewPrior) -> Directions:
+    """The directions of views and lights in the generator's styles, as the networks now read them."""
+    varying = (self._expected(views)[1] > 0).astype(jnp.float32)
+    return measured_directions(partial(self.read, params), partial(self.rendition, gan), gan, varying)
+
+  def _directed(self, params: dict[str, PyTree], work: Work, drawn: Drawings) -> Array:
+    """The offsets along the directions that lead from what subjects show to what their drawings show."""
+    asked = jnp.concatenate([drawn.views, drawn.lights], -1)
+    shown = jnp.repeat(self.read(params, work.targets.subjects.image), self.table.samples, 0)
+    return work.memory.directions.offsets(asked, shown, *self._expected(work.memory.views))
+
+  def _expected(self, views: ViewPrior) -> tuple[Array, Array]:
+    """Mean and deviation [10] of the priors of views and lights; 0 of lights without a prior."""
+    lights = self.relighting.moments() if self.relighting.prior is not None else (jnp.zeros(4), jnp.zeros(4))
+    both = ((views.mean, jnp.sqrt(jnp.sum(views.root**2, -1))), lights)
+    mean, deviation = map(jnp.concatenate, zip(*both, strict=True))
+    return mean, deviation
 
   def reading_terms(self, params: dict[str, PyTree], work: Work, key: Key) -> dict[str, Array]:
     """The squared errors of views and lights that are read off drawings."""
@@ -120,17 +154,13 @@ class Corrections(abc.ABC):
     if not self.objectives.moments:
       return {}
     fresh = jax.lax.stop_gradient(self.rendition(work.gan, work.gan.sample(stream(key, "census"), _CENSUS)))
-    prior = work.memory
-    expected = {"views": (prior.mean, jnp.sqrt(jnp.sum(prior.root**2, -1)))}
-    found = {"views": self.model.views(params, fresh)}
+    found, (mean, deviation) = self.read(params, fresh), self._expected(work.memory.views)
+    off = found - jnp.mean(found, 0, keepdims=True)
+    spread = jnp.sqrt(jnp.sum(off**2, 0) / (_CENSUS - 1) + 1e-6)
+    errors = self.objectives.moments * ((jnp.mean(found, 0) - mean) ** 2 + (spread - deviation) ** 2)
+    terms = {"views_moments": jnp.sum(errors[:6])}
     if self.relighting.prior is not None:
-      expected["lights"], found["lights"] = self.relighting.moments(), self.model.lights(params, fresh)
-    terms = {}
-    for name, (mean, deviation) in expected.items():
-      off = found[name] - jnp.mean(found[name], 0, keepdims=True)
-      spread = jnp.sqrt(jnp.sum(off**2, 0) / (_CENSUS - 1) + 1e-6)
-      errors = (jnp.mean(found[name], 0) - mean) ** 2 + (spread - deviation) ** 2
-      terms[f"{name}_moments"] = self.objectives.moments * jnp.sum(errors)
+      terms["lights_moments"] = jnp.sum(errors[6:])
     return terms
 
   def _offsets_between_pictures(self, params: dict[str, PyTree], work: Work, masks: Array, key: Key) -> Array:
@@ -159,7 +189,7 @@ class Corrections(abc.ABC):
       canonical_mask = model.canonical_mask(canonical.depth, subjects.mask, own)
     if self.objectives.texture:
       canonical, _ = model.laid_on(canonical, subjects.image, own, lights)
-    asked = self.views.sample(stream(key, "views"), work.memory, k * b)
+    asked = self.views.sample(stream(key, "views"), work.memory.views, k * b)
     canonical, lights, canonical_mask = jax.tree.map(lambda x: jnp.repeat(x, b, 0), (canonical, lights, canonical_mask))
     lights = self.relighting.sample(stream(key, "lights"), lights)
     canonical, lights, canonical_mask, asked = parallel.over_batch((canonical, lights, canonical_mask, asked))

@@ -41,7 +41,9 @@ class GanConfig:
       offsets are of styles.
     relative: take offsets relative to that of the generator's own picture (faces and cats as published).
     crop: the part of its picture's width, about the centre, that the method sees.
-    refine: steps of Adam on each drawing's own offset, from the encoder's answer on, before its picture is kept (ours).
+    refine: steps of Adam on each drawing's own offset before its picture is kept (ours).
+    directions: these begin where linear directions of views and lights lead, and not at the encoder's answer. Instances
+      need trained networks for that: without, they begin at the subject.
   """
 
   model: str = ""
@@ -49,6 +51,7 @@ class GanConfig:
   relative: bool = True
   crop: float = 1.0
   refine: int = 0
+  directions: bool = False
 
   def resized(self, image: Float[Array, "b r r 3"], size: int) -> Float[Array, "b size size 3"]:
     """The middle of pictures, enlarged bilinearly or shrunk with antialiasing (theirs: the mean over areas)."""

@@ -143,7 +143,7 @@ class Journal:
       return None
     subjects = [self.studio.subject_of(state, index) for index in range(len(self.names))]
     if turn.mode == "encoder":
-      steps = [self.studio.samples(*subject, state.memory, turn.round) for subject in subjects]
+      steps = [self.studio.samples(*subject, state.memory.views, turn.round) for subject in subjects]
       self._keep(turn.round, steps)
     path = self.previews / f"{self.prefix}round_{turn.round}_{turn.mode}.png"
     maps = [self.studio.maps(self.studio.look(*subject), subject[1]) for subject in subjects]

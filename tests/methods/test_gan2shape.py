@@ -18,7 +18,8 @@ from shapegan_jax.geometry.depthmaps import normals_from_depth
 from shapegan_jax.geometry.pixels import pixel_grid
 from shapegan_jax.geometry.relief import camera_poses, move, points_to_world, project
 from shapegan_jax.methods.gan2shape import Gan2Shape
-from shapegan_jax.methods.gan2shape_drawings import Drawings
+from shapegan_jax.methods.gan2shape_directions import Directions, regression
+from shapegan_jax.methods.gan2shape_drawings import Drawings, Memory
 from shapegan_jax.methods.gan2shape_settings import GanConfig, MaskConfig, Relighting, Views
 from shapegan_jax.methods.relief_model import ReliefConfig, lit, views_at
 from shapegan_jax.methods.staged_settings import Samples, Subjects, Targets, Work
@@ -228,6 +229,10 @@ def work_of_legible():
   return Work(Targets(subjects, pictures, pictures[..., 0]), samples, None, gan)
 
 
+def remembered(views):
+  return Memory(views.given(), Directions.none(10, 3))
+
+
 def read_style(factor, zeros, params, images):
   return jnp.pad(factor * images.mean((1, 2)), ((0, 0), (0, zeros)))
 
@@ -272,20 +277,43 @@ def test_a_search_goes_on_from_the_encoders_answer_and_drawings_do_not_meet_in_i
   np.testing.assert_allclose(alone[:2], found[:2], atol=1e-4)
 
 
+def test_along_its_directions_a_picture_comes_to_be_read_as_was_asked(key):
+  """Of views the first three numbers are a third of the style and vary as the prior has them, the others do not."""
+  prior = Views(mean=(0.1, 0.0, 0.0, 0.0, 0.0, 0.0), deviation=(0.3, 0.3, 0.3, 0.0, 0.0, 0.0))
+  for factor in (0.3, 0.1):
+    method, work = reading(Gan2Shape.from_config(CONFIG), factor), work_of_legible()
+    measured = method.measured({}, work.gan, prior.given())
+    memory = Memory(prior.given(), measured)
+    asked = prior.sample(key, memory.views, 4)
+    drawn = Drawings(jnp.zeros((4, SIZE, SIZE, 3)), jnp.ones((4, SIZE, SIZE)), asked, jnp.ones((4, 4)))
+    offset = method._directed({}, dataclasses.replace(work, memory=memory), drawn)
+    found = method.read({}, work.gan.image(jnp.repeat(work.targets.subjects.latent, 2, 0) + offset))
+    expected = (np.asarray(asked)[:, :3] - np.array([0.1, 0.0, 0.0])) * factor / 0.3
+    np.testing.assert_allclose(found[:, :3], expected, atol=0.08 * factor)  # mean and deviation are measured
+  assert (Directions.none(10, 3).offsets(asked[:, :1], asked[:, :1], jnp.zeros(1), jnp.ones(1)) == 0).all()
+
+
+def test_a_linear_relation_is_found(rng):
+  x, matrix = rng.normal(size=(400, 3)), rng.normal(size=(3, 5))
+  y = x @ matrix + 7.0 + 0.1 * rng.normal(size=(400, 5))
+  found = regression(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))
+  np.testing.assert_allclose(found, matrix, atol=0.03)
+
+
 def test_what_is_read_off_fresh_pictures_is_held_to_the_priors_moments(key):
   prior = Views(deviation=(0.2, 0.2, 0.2, 0.0, 0.0, 0.0))
   variance = np.diag([0.3**2] * 3 + [0.0]).tolist()
   config = changed(objectives={"moments": 2.0}, lights={"mean": (0.0,) * 4, "covariance": variance})
   method = Gan2Shape.from_config(config)
-  work = dataclasses.replace(work_of_legible(), memory=prior.given())
+  work = dataclasses.replace(work_of_legible(), memory=remembered(prior))
   right, half, none = (reading(method, factor).moment_terms({}, work, key) for factor in (0.2, 0.1, 0.0))
   np.testing.assert_allclose(none["views_moments"], 2 * 3 * 0.2**2, rtol=0.05)
   np.testing.assert_allclose(half["views_moments"], 2 * 3 * 0.1**2, rtol=0.5)
   assert right["views_moments"] < 0.3 * half["views_moments"], "32 pictures tell the moments only roughly"
   np.testing.assert_allclose(none["lights_moments"], 2 * 3 * 0.3**2, rtol=0.05)
   assert right["lights_moments"] < half["lights_moments"] < none["lights_moments"]
-  moved = dataclasses.replace(prior, mean=(0.5,) * 3 + (0.0,) * 3).given()
-  elsewhere = dataclasses.replace(work, memory=moved)
+  moved = dataclasses.replace(prior, mean=(0.5,) * 3 + (0.0,) * 3)
+  elsewhere = dataclasses.replace(work, memory=remembered(moved))
   assert reading(method, 0.2).moment_terms({}, elsewhere, key)["views_moments"] > 1.0
   assert Gan2Shape.from_config(CONFIG).moment_terms({}, work, key) == {}
 
@@ -297,7 +325,7 @@ def answered(of_subjects, of_drawings, params, images):
 def test_views_and_lights_are_read_off_drawings(gan, rng, key):
   """The networks that draw know the subjects' truth; of drawings they say the truth, or what is off by 0.1."""
   latent = jnp.asarray(rng.normal(size=(2, LATENT)), jnp.float32) * 0.2
-  work = dataclasses.replace(work_of(gan, latent, jnp.zeros((2, 2, LATENT))), memory=Views().given())
+  work = dataclasses.replace(work_of(gan, latent, jnp.zeros((2, 2, LATENT))), memory=remembered(Views()))
   method = knowing(Gan2Shape.from_config(CONFIG), gan, latent)
   params = {"latents": latent, **method.model.init(key)}
   drawn = method.drawings(params, work, key)
