@@ -18,12 +18,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from absl import app, flags, logging
 
 _NAME = flags.DEFINE_string("name", None, "What the model will be called.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The finished and evaluated run.", required=True)
 _MACHINE = flags.DEFINE_string("machine", None, "What it was trained on.", required=True)
 _HOURS = flags.DEFINE_float("hours", None, "How long it was trained.", required=True)
+_HALF = flags.DEFINE_boolean("half", False, "Write float16, where the picture does not change; it is drawn with these.")
 _FAULTS = flags.DEFINE_string("faults", "", "What is known to be wrong with it.")
 _SHAPES = flags.DEFINE_string("shapes", None, "The shapes.json of benchmarks.shapes, for SIDE and MAD.")
 _ROW = flags.DEFINE_string("row", None, "The model's row in it.")
@@ -77,10 +80,10 @@ def main(argv: list[str]) -> None:
   model = type(model)(model.method, model.params, config, step=model.step)
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / "model.safetensors"
-  model.save(path)
+  (_halved(model) if _HALF.value else model).save(path)
   if path.stat().st_size > LARGEST:
     raise SystemExit(f"{path}: {path.stat().st_size:,} bytes, at most {LARGEST:,}")
-  write_png(folder / "picture.png", preview(model, count=SEEDS))
+  write_png(folder / "picture.png", preview(load(path), count=SEEDS))
   count, size = parameter_count(model.params), path.stat().st_size
   pictures = SHAPES if has_shape(model.method) else PICTURES
   (folder / "card.md").write_text(card(config, model.step, measured, faults, count, size, pictures))
@@ -103,7 +106,7 @@ def card(
 | data | `{config["data"]["name"]}`: pictures without pose, shape or light |
 | updates, seed | {step:,}, {config["seed"]} |
 | trained on | {_MACHINE.value}, {_HOURS.value:g} hours |
-| parameters | {count:,} ({size / 2**20:.1f} MB, float32: the average that is evaluated) |
+| parameters | {count:,} ({size / 2**20:.1f} MB, {"float16, read as float32" if _HALF.value else "float32"}: {_kept(config)}) |
 | licence | Apache-2.0, as the package; the data set is rendered from a CC0 head model |
 
 Its first {SEEDS} {pictures.drawn} are shown; none was picked.
@@ -120,6 +123,15 @@ Its first {SEEDS} {pictures.drawn} are shown; none was picked.
 
 {faults}
 """
+
+
+def _kept(config: dict[str, Any]) -> str:
+  return "the average that is evaluated" if "averages" in config else "those of the last update"
+
+
+def _halved(model: Any) -> Any:
+  half = lambda x: x.astype(jnp.float16) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+  return type(model)(model.method, jax.tree.map(half, model.params), model.config, step=model.step)
 
 
 def _kept_faults(path: Path) -> str:

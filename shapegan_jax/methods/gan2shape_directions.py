@@ -17,7 +17,7 @@ from shapegan_jax.numerics import safe_div
 from shapegan_jax.rng import root_key, stream
 from shapegan_jax.types import Key, PyTree, record
 
-_PICTURES = 2048
+_PICTURES = 1024
 _AT_ONCE = 32
 _RIDGE = 1e-3  # of the readings' variance
 
