@@ -53,12 +53,12 @@ def heads() -> ConfigDict:
       "tail": -1,
       "relative": True,
       "crop": 1.0,
-      "refine": 30,
+      "refine": 50,
       "directions": True,
       "network": ConfigDict(network),
     }
   )
-  config.subjects.update(count=96, instance=False)
+  config.subjects.update(count=64, instance=False)
   config.networks.update(width=20, bottleneck=128, encoder_width=20, offset_width=20)
   config.relief.update(fov_deg=12.0, near=0.88, far=1.12, supersample=1)  # the set's own camera
   config.masks.update(kind="background", background=1.0, in_loss=True, shared=True, near=0.93, far=1.01)
@@ -67,17 +67,17 @@ def heads() -> ConfigDict:
   config.views.update(deviation=(0.148, 0.286, 0.0, 0.1, 0.1, 0.0), scale=1.0)
   lights = shadegan.heads().lights
   config.lights.update(mean=lights.mean, covariance=lights.covariance)
-  config.objectives.update(texture=0.5, latents=1.0, moments=2.0, anchor=1.0, asked=1.0)
-  config.optimizers.update(learning_rate=5e-4, fall=0.5)
+  config.objectives.update(texture=1.0, latents=1.0, moments=2.0, anchor=1.0, asked=1.0)
+  config.optimizers.update(learning_rate=5e-4, fall=0.3)
   config.stages = published.stages(
     resolution=64,
     prior=300,
-    albedo=(100, 100),
+    albedo=(0, 0),  # pictures are the texture from the beginning
     reading=(500, 0),
-    encoder=(400, 200),
-    joint=(400, 600),
-    flip_albedo=(False, False),
-    flip_joint=(True, True),
+    encoder=(400, 0),
+    joint=(1500, 0),
+    flip_albedo=(False,),
+    flip_joint=(True,),
     images_per_step=4,
     samples=4,
     pool=16,
