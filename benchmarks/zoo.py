@@ -96,6 +96,7 @@ def card(
   """The card, in Markdown."""
   numbers = {name: value for name, value in sorted(measured.items()) if isinstance(value, int | float | str)}
   rows = "\n".join(f"| {name} | {_shown(value)} |" for name, value in numbers.items())
+  numbers_are = "float16, read as float32" if _HALF.value else "float32"
   return f"""# {_NAME.value}
 
 ![{pictures.rows} of {SEEDS} latents](picture.png)
@@ -106,7 +107,7 @@ def card(
 | data | `{config["data"]["name"]}`: pictures without pose, shape or light |
 | updates, seed | {step:,}, {config["seed"]} |
 | trained on | {_MACHINE.value}, {_HOURS.value:g} hours |
-| parameters | {count:,} ({size / 2**20:.1f} MB, {"float16, read as float32" if _HALF.value else "float32"}: {_kept(config)}) |
+| parameters | {count:,} ({size / 2**20:.1f} MB, {numbers_are}: {_kept(config)}) |
 | licence | Apache-2.0, as the package; the data set is rendered from a CC0 head model |
 
 Its first {SEEDS} {pictures.drawn} are shown; none was picked.

@@ -102,8 +102,9 @@ def shrink(config: ConfigDict) -> ConfigDict:
       small.subjects.count = 2
       small.networks.update(width=8, bottleneck=8, encoder_width=8, offset_width=8)
       stages.update(resolution=8, images_per_step=1, samples=2, pool=4)
-      stages.update(prior=2, albedo=(2, 2), encoder=(2, 2), joint=(2, 2))
-      stages.reading = tuple(2 if steps else 0 for steps in stages.reading)
+      stages.prior = 2
+      for name in ("albedo", "reading", "encoder", "joint"):
+        stages[name] = tuple(2 if steps else 0 for steps in stages[name])
       return small
     least = min(stages.resolution)
     stages.resolution = tuple(8 if r == least else 16 for r in stages.resolution)

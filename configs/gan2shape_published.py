@@ -14,14 +14,14 @@ from configs import common, stylegan2
 
 def stages(**changes) -> ConfigDict:
   """The table of stages; pairs are the steps of the first round and of every later one."""
-  return ConfigDict({"prior": 1000, "reading": (0, 0), "asked": (0, 0), **changes})  # g2s: 1,000; reading, asked: ours
+  return ConfigDict({"prior": 1000, "reading": (0, 0), **changes})  # g2s: 1,000 steps for the ellipsoid; reading: ours
 
 
 def run_length(config: ConfigDict) -> int:
   """Steps of all stages."""
   table, subjects = config.stages, config.subjects
   turns = 1 if subjects.instance else subjects.count // table.images_per_step
-  pairs = (table.albedo, table.reading, table.encoder, table.asked, table.joint)
+  pairs = (table.albedo, table.reading, table.encoder, table.joint)
   each = [steps[0] + (len(table.flip_joint) - 1) * steps[1] for steps in pairs]
   return table.prior + sum(each) + len(table.flip_joint) * turns * table.pool // table.samples
 

@@ -2,12 +2,13 @@
 
   python -m shapegan_jax.main --config=configs/shadegan.py --workdir=runs/heads
 
-`heads` on two cores of a shared Xeon (Sapphire Rapids), jax 0.10.2: data set 43 s, first picture 86 s after the
-command, 0.66 s a step at 32 pixels and 1.4 s at 64, 29 min in all; at the end all of 256 samples convex, depth
-deviation 0.88 of the data's, density normals 9.9 degrees from depth normals. What decided it, each tried on the same
-data for a few hundred steps: the sphere start with sharpness 250 and gain 60 instead of 80 and 20 (smoother shapes,
-normals 8 instead of 15 degrees off at 400 to 600 steps); R1 1 instead of 5 with a wider, faster discriminator (with 5
-faces stay blank until step 1,800). The white background was chosen, not tried: black would hide black matter.
+`heads`, when it had no `smoothness` yet, on two cores of a shared Xeon (Sapphire Rapids), jax 0.10.2: data set 43 s,
+first picture 86 s after the command, 0.66 s a step at 32 pixels and 1.4 s at 64, 29 min in all; at the end all of 256
+samples convex, depth deviation 0.88 of the data's, density normals 9.9 degrees from depth normals. What decided it,
+each tried on the same data for a few hundred steps: the sphere start with sharpness 250 and gain 60 instead of 80 and
+20 (smoother shapes, normals 8 instead of 15 degrees off at 400 to 600 steps); R1 1 instead of 5 with a wider, faster
+discriminator (with 5 faces stay blank until step 1,800). The white background was chosen, not tried: black would hide
+black matter.
 
 Presets: heads (default), smoke, heads_large, celeba, celeba_view, bfm, bfm_view, cats. The published presets
 reproduce the authors' settings; none of them has been run to its end by us yet, so no result is claimed for them.

@@ -9,7 +9,11 @@ from benchmarks import lift
 
 def part(first, count, identity="same"):
   rows = {str(i): {"round 1": {"side_e2": float(i)}, "seconds": 1.0} for i in range(first, first + count)}
-  return {"identity": identity, "projection": {str(i): {"psnr": 30.0} for i in range(first, first + count)}, "short": rows}
+  return {
+    "identity": identity,
+    "projection": {str(i): {"psnr": 30.0} for i in range(first, first + count)},
+    "short": rows,
+  }
 
 
 def test_what_other_processes_lifted_is_taken_over():

@@ -31,9 +31,8 @@ With `gan.refine` a drawing's offset is searched for before its picture is kept:
 drawings follows their views by a third. The search begins at the encoder's answer or, with `gan.directions`, where
 `methods.gan2shape_directions` leads.
 
-Stages of ours before and after step 2 teach views and lights by drawings ("reading"), of which both are known, and by
-the generator's pictures of them ("asked"). So a convex relief is never taken for a hollow one, and views begin as large
-as the relief has them.
+A stage of ours before step 2 ("reading") teaches views and lights by drawings, of which both are known. So a
+convex relief is never taken for a hollow one, and views begin as large as the relief has them.
 
 Before the first round the depth network learns the ellipsoid (networks that are handed in begin as they are).
 Departures from the authors' code, where its meaning and the paper's differ: with many subjects every drawing has its
@@ -196,8 +195,6 @@ class Gan2Shape(Corrections, ReliefPictures, StagedMethod):
       terms = self.reading_terms(params, work, key)
     elif stage.mode == "encoder":
       terms = self.correction_terms(params, work, key)
-    elif stage.mode == "asked":
-      terms = self.asked_terms(params, work)
     else:
       terms = self._explanation_terms(params, work, joint=stage.mode == "joint", flip=stage.flip)
       if stage.mode == "joint":

@@ -142,13 +142,6 @@ class Corrections(abc.ABC):
     found = (read(params, drawn.image) for read in (self.model.views, self.model.lights))
     return reading_errors(*found, drawn.views, drawn.lights)
 
-  def asked_terms(self, params: dict[str, PyTree], work: Work) -> dict[str, Array]:
-    """The squared errors of views and lights that are read off pictures which were kept."""
-    pictures, asked = work.samples.unpacked()[0], (work.samples.views, work.samples.lights)
-    flat = pictures.reshape(-1, *pictures.shape[2:])
-    found = (read(params, flat) for read in (self.model.views, self.model.lights))
-    return reading_errors(*found, *(x.reshape(-1, x.shape[-1]) for x in asked))
-
   def moment_terms(self, params: dict[str, PyTree], work: Work, key: Key) -> dict[str, Array]:
     """How far mean and deviation of what is read off fresh pictures are from the priors': sums of squares."""
     if not self.objectives.moments:

@@ -17,7 +17,6 @@ TRAINED = {
   "reading": ("view", "light"),
   "encoder": ("offset",),
   "collect": (),
-  "asked": ("view", "light"),
   "joint": ("depth", "albedo", "view", "light"),
 }
 """The networks that each kind of stage trains."""
@@ -38,8 +37,8 @@ class RoundTable:
   Args:
     prior: steps before the first round, in which the depth network learns the prior shape.
     albedo, encoder, joint: (first round, later rounds) each; steps 1, 2 and 3 of GAN2Shape.
-    reading, asked: (first round, later rounds) of stages of ours before and after step 2, in which views and lights are
-      read off drawings and off the pictures that were kept.
+    reading: (first round, later rounds) of a stage of ours before step 2, in which views and lights are read off
+      drawings.
     flip_albedo, flip_joint: one for each round, of which there are as many.
     images_per_step: subjects that a step takes (joint mode; a divisor of their number).
     samples: pseudo or projected samples of each subject and step.
@@ -51,7 +50,6 @@ class RoundTable:
   prior: int = 1000
   albedo: tuple[int, int] = (700, 200)
   reading: tuple[int, int] = (0, 0)
-  asked: tuple[int, int] = (0, 0)
   encoder: tuple[int, int] = (700, 500)
   joint: tuple[int, int] = (600, 400)
   flip_albedo: tuple[bool, ...] = (False, False, False, False)
@@ -86,8 +84,7 @@ class RoundTable:
       later = min(i, 1)
       lengths += [("albedo", self.albedo[later], flips[0]), ("reading", self.reading[later], False)]
       lengths += [("encoder", self.encoder[later], False)]
-      lengths += [("collect", collect, False), ("asked", self.asked[later], False)]
-      lengths += [("joint", self.joint[later], flips[1])]
+      lengths += [("collect", collect, False), ("joint", self.joint[later], flips[1])]
     rows, start = [], 0
     for mode, length, flip in lengths:
       batch = each * (1 if mode in ("prior", "albedo") else self.samples)
