@@ -62,21 +62,21 @@ def heads() -> ConfigDict:
   config.subjects.update(count=64, instance=False)
   config.networks.update(width=20, bottleneck=128, encoder_width=20, offset_width=20)
   config.relief.update(fov_deg=12.0, near=0.88, far=1.12, supersample=1)  # the set's own camera
-  config.masks.update(kind="background", background=1.0, in_loss=True, shared=True, near=0.93, far=1.01)
+  config.masks.update(kind="background", background=1.0, in_loss=True, shared=True, near=0.91, far=1.01)
   config.masks.update(up=0.1, down=0.1, sides=0.1)
   # The set's own poses, and the shifts the generator was shown; the set's own lights.
   config.views.update(deviation=(0.148, 0.286, 0.0, 0.1, 0.1, 0.0), scale=1.0)
   lights = shadegan.heads().lights
   config.lights.update(mean=lights.mean, covariance=lights.covariance)
-  config.objectives.update(texture=1.0, latents=1.0, moments=2.0, anchor=1.0, asked=1.0)
-  config.optimizers.update(learning_rate=5e-4, fall=0.3)
+  config.objectives.update(texture=1.0, latents=1.0, moments=2.0, anchor=1.0, height=10.0, asked=1.0)
+  config.optimizers.update(learning_rate=5e-4, rise=0.05, fall=0.3)
   config.stages = published.stages(
     resolution=64,
     prior=300,
     albedo=(0, 0),  # pictures are the texture from the beginning
     reading=(500, 0),
     encoder=(400, 0),
-    joint=(1500, 0),
+    joint=(1000, 0),
     flip_albedo=(False,),
     flip_joint=(True,),
     images_per_step=4,

@@ -100,14 +100,16 @@ def base(resolution: int) -> ConfigDict:
       "smooth": 0.01,
       "features": 1.0,
       "regular": 0.01,
-      "texture": 0.0,  # ours, and the next four
+      "texture": 0.0,  # ours, and the next five
       "latents": 0.0,
       "moments": 0.0,
       "anchor": 0.0,
+      "height": 0.0,
       "asked": 0.0,
     }
   )
-  config.optimizers = ConfigDict({"learning_rate": 1e-4, "b1": 0.9, "b2": 0.999, "weight_decay": 5e-4, "fall": 0.0})
+  config.optimizers = ConfigDict({"learning_rate": 1e-4, "b1": 0.9, "b2": 0.999, "weight_decay": 5e-4})
+  config.optimizers.update(rise=0.0, fall=0.0)  # ours
   config.preview.update(every=1000, first=0, resolution=resolution)
   config.checkpoint.every = 1000
   config.evaluation.update(every=0, final_samples=16, images=0, final_images=0, views=0, resolution=resolution)

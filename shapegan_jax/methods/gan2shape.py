@@ -25,6 +25,8 @@ Ours, where `objectives` give them weight, for generators and schedules of two c
 - "moments": what the view and light networks answer for fresh pictures of the generator has the mean and deviation of
   the priors. Nothing else tells a deep relief that turns little from a flat one that turns much;
 - "anchor": in step 3 the depth network is drawn to the shape it began with, which holds what no picture tells of;
+- "height": in step 3 a depth map's deviation is held to that of the shape it began with. Views that are read with
+  errors explain what moves by too flat a relief;
 - "asked": in step 3 what is read off a picture that was kept is drawn to the view and light of its drawing.
 
 With `gan.refine` a drawing's offset is searched for before its picture is kept: an encoder that has seen a few thousand
@@ -53,6 +55,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from shapegan_jax import parallel
 from shapegan_jax.errors import UserError
@@ -219,9 +222,10 @@ class Gan2Shape(Corrections, ReliefPictures, StagedMethod):
       found = (x.reshape(k, m, -1)[:, 1:] for x in (read, lights))
       errors = reading_errors(*found, work.samples.views, work.samples.lights)
       terms |= {f"asked_{name}": weights.asked * error for name, error in errors.items()}
-    if joint and weights.anchor:
-      error = (model.depth_inside(params, subjects.image) - work.targets.prior) / (self.masks.far - self.masks.near)
-      terms["anchor"] = weights.anchor * jnp.mean(error**2)
+    if joint and (weights.anchor or weights.height):
+      depth, prior = model.depth_inside(params, subjects.image), work.targets.prior
+      terms["anchor"] = weights.anchor * jnp.mean(((depth - prior) / (self.masks.far - self.masks.near)) ** 2)
+      terms["height"] = weights.height * height_error(depth, prior)
     if joint and weights.texture:
       own = [x.reshape(k, m, -1)[:, 0] for x in (views, lights)]
       laid, shown = model.laid_on(canonical, subjects.image, *own)
@@ -260,3 +264,13 @@ class Gan2Shape(Corrections, ReliefPictures, StagedMethod):
 
   def object_mask(self, pictures: Array) -> Array:
     return self.masks.of(pictures) if self.masks.in_loss else jnp.ones(pictures.shape[:3])
+
+
+def height_error(depth: Float[Array, "b s s"], prior: Float[Array, "b s s"]) -> Float[Array, ""]:
+  """Mean squared error of the depth maps' deviations, as parts of the prior's."""
+
+  def deviation(maps: Array) -> Array:
+    away = maps - jnp.mean(maps, (1, 2), keepdims=True)
+    return jnp.sqrt(jnp.mean(away**2, (1, 2)) + 1e-12)  # a flat map has a gradient, too
+
+  return jnp.mean((deviation(depth) / deviation(prior) - 1) ** 2)

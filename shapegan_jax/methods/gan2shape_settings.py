@@ -131,7 +131,7 @@ class MaskConfig:
 @dataclasses.dataclass(frozen=True)
 class Objectives:
   """Weights of the losses. LPIPS counts where `perceptual_net` names its network ("vgg16" as published), whose weights
-  are an extra. The last five are ours (`methods.gan2shape`); 0 as published.
+  are an extra. The last six are ours (`methods.gan2shape`); 0 as published.
 
   Args:
     texture: of what the albedo network has to learn, where pictures themselves are the texture of drawings and of step
@@ -139,6 +139,7 @@ class Objectives:
     latents: of offsets between pictures whose styles are known, in step 2.
     moments: of the mean and deviation of views and lights, in step 3.
     anchor: of the prior shape, in step 3, in units of its height.
+    height: of the depth maps' deviation, as a part of the prior shape's, in step 3.
     asked: of the views and lights that drawings were asked for, read off the generator's pictures of them, in step 3.
   """
 
@@ -151,6 +152,7 @@ class Objectives:
   latents: float = 0.0
   moments: float = 0.0
   anchor: float = 0.0
+  height: float = 0.0
   asked: float = 0.0
 
 

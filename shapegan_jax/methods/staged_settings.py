@@ -107,19 +107,22 @@ class RoundTable:
 class AdamConfig:
   """PyTorch's Adam, whose weight decay is added to the gradient (and so is divided by its own moments).
 
-  Over the last part `fall` of each stage the rate falls to 0 (ours; 0 as published).
+  Over the first part `rise` of each stage the rate rises from 0, and over the last part `fall` it falls to 0 (ours;
+  both 0 as published). A stage begins without moments, and Adam's first step then moves every weight by the whole rate.
   """
 
   learning_rate: float = 1e-4
   b1: float = 0.9
   b2: float = 0.999
   weight_decay: float = 5e-4
+  rise: float = 0.0
   fall: float = 0.0
 
   def rate(self, index: int, length: int) -> float:
     """In step `index` of a stage of `length` steps."""
-    falling = self.fall * length
-    return self.learning_rate * min(1.0, max(length - index, 0) / falling) if falling else self.learning_rate
+    rising, falling = self.rise * length, self.fall * length
+    part = min(1.0, (index + 1) / rising) if rising else 1.0
+    return self.learning_rate * (min(part, max(length - index, 0) / falling) if falling else part)
 
   @property
   def directions(self) -> optax.GradientTransformation:

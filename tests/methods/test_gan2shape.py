@@ -17,7 +17,7 @@ from shapegan_jax.errors import UserError
 from shapegan_jax.geometry.depthmaps import normals_from_depth
 from shapegan_jax.geometry.pixels import pixel_grid
 from shapegan_jax.geometry.relief import camera_poses, move, points_to_world, project
-from shapegan_jax.methods.gan2shape import Gan2Shape
+from shapegan_jax.methods.gan2shape import Gan2Shape, height_error
 from shapegan_jax.methods.gan2shape_directions import Directions, regression
 from shapegan_jax.methods.gan2shape_drawings import Drawings, Memory
 from shapegan_jax.methods.gan2shape_settings import GanConfig, MaskConfig, Relighting, Views
@@ -391,6 +391,21 @@ def test_the_anchor_is_the_shape_that_was_begun_with(gan, rng, key):
     terms = method._explanation_terms(networks, work, joint=True, flip=False)
     np.testing.assert_allclose(terms["anchor"], expected, rtol=1e-3, atol=1e-9)
   assert "anchor" not in method._explanation_terms(networks, work, joint=False, flip=False)
+
+
+def test_the_height_is_that_of_the_shape_that_was_begun_with(gan, rng, key):
+  prior = 1.0 + 0.02 * jnp.asarray(rng.normal(size=(2, SIZE, SIZE)), jnp.float32)
+  middle = jnp.mean(prior, (1, 2), keepdims=True)
+  for factor in (0.5, 1.0, 1.25):
+    depth = middle + factor * (prior - middle) + 0.03
+    np.testing.assert_allclose(height_error(depth, prior), (factor - 1) ** 2, rtol=1e-3, atol=1e-6)
+  assert np.all(np.isfinite(jax.grad(height_error)(jnp.ones_like(prior), prior))), "of a flat map"
+  method = Gan2Shape.from_config(changed(objectives={"height": 3.0}))
+  networks, latent = method.model.init(key), jnp.zeros((2, LATENT))
+  work = work_of(gan, latent, jnp.zeros((2, 2, LATENT)))
+  depth = method.model.depth_inside(networks, work.targets.subjects.image)
+  terms = method._explanation_terms(networks, work, joint=True, flip=False)
+  np.testing.assert_allclose(terms["height"], 3 * height_error(depth, work.targets.prior), rtol=1e-5)
 
 
 def test_only_without_a_mean_depth_do_networks_say_how_far_away_things_are(key):

@@ -116,11 +116,13 @@ def test_the_table_becomes_stages_that_recur():
   assert [method.plan(step)[1]["index"] for step in range(5)] == [0, 0, 1, 2, 0]
 
 
-def test_the_rate_falls_to_nothing_at_the_end_of_each_stage():
+def test_the_rate_rises_and_falls_within_each_stage():
   method = dataclasses.replace(toy(), optimizer=AdamConfig(learning_rate=8.0, fall=0.5))
   rates = [method.plan(step)[1]["rate"] for step in range(24)]
   assert rates[6:14] == [8, 8, 8, 4] * 2, "collect and joint, of 4 steps each"
   assert rates[-3:] == [8, 8, pytest.approx(16 / 3)], "the last stage too"
+  method = dataclasses.replace(toy(), optimizer=AdamConfig(learning_rate=8.0, rise=0.5, fall=0.5))
+  assert [method.plan(step)[1]["rate"] for step in range(6, 10)] == [4, 8, 8, 4], "and rises at its beginning"
   assert {toy().plan(step)[1]["rate"] for step in range(24)} == {ADAM.learning_rate}
 
 
