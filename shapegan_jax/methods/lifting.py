@@ -29,6 +29,7 @@ from shapegan_jax.types import Array, Key, PyTree
 
 Symmetry = Literal["none", "first", "all"]
 
+_RATE = 1e-4  # as published; joint training may have a higher one, which would lead away from what it has learned
 _LOG_EVERY = 10  # steps
 _SAVE_SECONDS = 600.0
 
@@ -79,7 +80,7 @@ def instance_config(
   """A config of GAN2Shape for subjects with weights of their own.
 
   Args:
-    config: of joint training, or any other; its resolution, networks, camera, masks and priors stay.
+    config: of joint training, or any other; its resolution, networks, camera, masks and priors stay, its rate does not.
     schedule: how long.
     pretrained: networks will be handed in, so there is no ellipsoid to learn.
     symmetry: the rounds in whose step 3 the mirrored relief has to explain the pictures too.
@@ -96,7 +97,8 @@ def instance_config(
     "images_per_step": 1,
   }
   subjects = {**config.get("subjects", {}), "count": 1, "instance": True}
-  return {**config, "stages": stages, "subjects": subjects}
+  optimizers = {**config.get("optimizers", {}), "learning_rate": _RATE}
+  return {**config, "stages": stages, "subjects": subjects, "optimizers": optimizers}
 
 
 def with_measured_views(config: Mapping[str, Any], networks: dict[str, PyTree], pictures: Array) -> dict[str, Any]:

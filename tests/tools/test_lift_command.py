@@ -215,6 +215,9 @@ def test_a_stylegan2_starts_from_the_ellipsoid(gan):
   method = Gan2Shape.from_config(lifting.instance_config(config, schedule, pretrained=True))
   assert method.table.length() == 1200 + 2100 + 4 * 100 + 1300
   assert [stage.flip for _, stage in method.stages if stage.mode == "joint"] == [True, False, False, False]
+  faster = {**config, "optimizers": {**config.get("optimizers", {}), "learning_rate": 1e-2}}
+  rate = Gan2Shape.from_config(lifting.instance_config(faster, schedule, pretrained=True)).optimizer.learning_rate
+  assert rate == 1e-4, "joint training's is not that of a subject's own networks"
   six = lift_command.schedule_of(("5", "6", "7", "1", "2", "3"), 3, pretrained=True)
   assert (six.rounds, six.albedo, six.encoder, six.joint) == (3, (5, 1), (6, 2), (7, 3))
   assert frozen.resolution == SIZE
