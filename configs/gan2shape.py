@@ -2,10 +2,9 @@
 
   python -m shapegan_jax.main --config=configs/gan2shape.py --workdir=runs/gan2shape
 
-Nothing of it ships. `heads` was run to its end as it stands (one core of a shared Xeon, 30 min beside other work): the
-generator draws heads in other views and lights, albedo is each head's own, views of test heads are read; but depth
-keeps the ellipsoid's shape, and is flatter. The generator turns its heads less than drawings ask for; what was asked is
-then too much of a view, and a relief that explains it is too flat.
+Nothing of it ships yet. `heads` was run to its end as it stands (one core of a shared Xeon, 18 min beside other work):
+depth has about the height of the heads' own, views of new heads are read in the right order, but the relief keeps the
+ellipsoid's shape, without a face's features.
 
 Presets: heads (default), smoke; synface_pretrain, celeba_pretrain, cat_pretrain (one set of networks for 200 subjects);
 synface, cat (four subjects that share networks), celeba, car, church (networks of a subject's own). The last eight have
