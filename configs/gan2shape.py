@@ -2,7 +2,7 @@
 
   python -m shapegan_jax.main --config=configs/gan2shape.py --workdir=runs/gan2shape
 
-Nothing of it ships yet. `heads` was run to its end as it stands (one core of a shared Xeon, 18 min beside other work):
+Nothing of it ships yet. `heads` was run to its end as it stands (one core of a shared Xeon, 21 min beside other work):
 depth has about the height of the heads' own, views of new heads are read in the right order, but the relief keeps the
 ellipsoid's shape, without a face's features.
 
