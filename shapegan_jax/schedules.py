@@ -38,7 +38,7 @@ def piecewise(starts: Sequence[int], values: Sequence[float], step: int) -> floa
   return values[bisect_right(list(starts), step) - 1]
 
 
-def ramp(step: int, start: int, end: int) -> float:
+def ramp(step: int, start: int, end: int | float) -> float:
   """0 before `start`, 1 after `end`, linear between."""
   return min(1.0, max(0.0, (step - start) / max(end - start, 1)))
 

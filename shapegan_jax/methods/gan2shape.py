@@ -222,10 +222,12 @@ class Gan2Shape(Corrections, ReliefPictures, StagedMethod):
       found = (x.reshape(k, m, -1)[:, 1:] for x in (read, lights))
       errors = reading_errors(*found, work.samples.views, work.samples.lights)
       terms |= {f"asked_{name}": weights.asked * error for name, error in errors.items()}
-    if joint and (weights.anchor or weights.height):
-      depth, prior = model.depth_inside(params, subjects.image), work.targets.prior
-      terms["anchor"] = weights.anchor * jnp.mean(((depth - prior) / (self.masks.far - self.masks.near)) ** 2)
-      terms["height"] = weights.height * height_error(depth, prior)
+    if joint and weights.anchor:
+      error = (model.depth_inside(params, subjects.image) - work.targets.prior) / (self.masks.far - self.masks.near)
+      terms["anchor"] = weights.anchor * jnp.mean(error**2)
+    if joint and weights.height:
+      error = height_error(model.depth_inside(params, subjects.image), work.targets.prior)
+      terms["height"] = weights.height * error
     if joint and weights.texture:
       own = [x.reshape(k, m, -1)[:, 0] for x in (views, lights)]
       laid, shown = model.laid_on(canonical, subjects.image, *own)
@@ -270,7 +272,6 @@ def height_error(depth: Float[Array, "b s s"], prior: Float[Array, "b s s"]) -> 
   """Mean squared error of the depth maps' deviations, as parts of the prior's."""
 
   def deviation(maps: Array) -> Array:
-    away = maps - jnp.mean(maps, (1, 2), keepdims=True)
-    return jnp.sqrt(jnp.mean(away**2, (1, 2)) + 1e-12)  # a flat map has a gradient, too
+    return jnp.sqrt(jnp.var(maps, (1, 2)) + 1e-12)  # a flat map has a gradient, too
 
   return jnp.mean((deviation(depth) / deviation(prior) - 1) ** 2)

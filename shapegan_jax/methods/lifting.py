@@ -21,7 +21,7 @@ import numpy as np
 from shapegan_jax.checkpoints import Checkpoints, claim_workdir
 from shapegan_jax.errors import UserError
 from shapegan_jax.methods.gan2shape import Gan2Shape
-from shapegan_jax.methods.staged_settings import StagedState
+from shapegan_jax.methods.staged_settings import AdamConfig, StagedState
 from shapegan_jax.metrics.writer import Averages, MetricsWriter
 from shapegan_jax.parallel import StopSignals
 from shapegan_jax.rng import root_key
@@ -29,7 +29,6 @@ from shapegan_jax.types import Array, Key, PyTree
 
 Symmetry = Literal["none", "first", "all"]
 
-_RATE = 1e-4  # as published; joint training may have a higher one, which would lead away from what it has learned
 _LOG_EVERY = 10  # steps
 _SAVE_SECONDS = 600.0
 
@@ -80,7 +79,8 @@ def instance_config(
   """A config of GAN2Shape for subjects with weights of their own.
 
   Args:
-    config: of joint training, or any other; its resolution, networks, camera, masks and priors stay, its rate does not.
+    config: of joint training, or any other; its resolution, networks, camera, masks and priors stay, the rate is
+      the published one.
     schedule: how long.
     pretrained: networks will be handed in, so there is no ellipsoid to learn.
     symmetry: the rounds in whose step 3 the mirrored relief has to explain the pictures too.
@@ -97,7 +97,8 @@ def instance_config(
     "images_per_step": 1,
   }
   subjects = {**config.get("subjects", {}), "count": 1, "instance": True}
-  optimizers = {**config.get("optimizers", {}), "learning_rate": _RATE}
+  # Joint training's rate may be higher, and would lead a trained network away from what it has learned.
+  optimizers = {**config.get("optimizers", {}), "learning_rate": AdamConfig.learning_rate}
   return {**config, "stages": stages, "subjects": subjects, "optimizers": optimizers}
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from shapegan_jax.errors import UserError
-from shapegan_jax.schedules import Stage, Stages
+from shapegan_jax.schedules import Stage, Stages, ramp
 from shapegan_jax.types import Array, PyTree, record
 
 TRAINED = {
@@ -120,9 +120,10 @@ class AdamConfig:
 
   def rate(self, index: int, length: int) -> float:
     """In step `index` of a stage of `length` steps."""
-    rising, falling = self.rise * length, self.fall * length
-    part = min(1.0, (index + 1) / rising) if rising else 1.0
-    return self.learning_rate * (min(part, max(length - index, 0) / falling) if falling else part)
+    part = ramp(index + 1, 0, self.rise * length)
+    if self.fall:
+      part = min(part, max(length - index, 0) / (self.fall * length))
+    return self.learning_rate * part
 
   @property
   def directions(self) -> optax.GradientTransformation:
