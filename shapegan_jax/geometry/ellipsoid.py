@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from shapegan_jax.numerics import safe_div
+
 _INSIDE = 0.7  # published: of a soft mask
 
 
@@ -97,6 +99,13 @@ def background_mask(
   rows = padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]
   around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
   return (around >= 5).astype(image.dtype)
+
+
+def centroids(mask: Float[Array, "*b h w"]) -> Float[Array, "*b 2"]:
+  """(x, y) of masks' mean places, in [0, 1] of the width and height; of an empty mask 0."""
+  rows, columns = ((jnp.arange(n) + 0.5) / n for n in mask.shape[-2:])
+  sums = [jnp.einsum("...hw,w->...", mask, columns), jnp.einsum("...hw,h->...", mask, rows)]
+  return safe_div(jnp.stack(sums, -1), jnp.sum(mask, (-2, -1))[..., None])
 
 
 def centred_ellipse(size: int, radii: tuple[float, float] = (0.7, 0.9)) -> Float[Array, "{size} {size}"]:

@@ -23,7 +23,8 @@ Ours, where `objectives` give them weight, for generators and schedules of two c
 - "latents": step 2 also learns the offsets between the subjects and other pictures of the generator, whose w is known,
   seen through the masks of drawings;
 - "moments": what the view and light networks answer for fresh pictures of the generator has the mean and deviation of
-  the priors. Nothing else tells a deep relief that turns little from a flat one that turns much;
+  the priors, from "reading" on (below). Nothing else tells a deep relief that turns little from a flat one that turns
+  much, or keeps all subjects from being read as if they were turned to one side;
 - "anchor": in step 3 the depth network is drawn to the shape it began with, which holds what no picture tells of;
 - "height": in step 3 a depth map's deviation is held to that of the shape it began with. Views that are read with
   errors explain what moves by too flat a relief;
@@ -59,6 +60,7 @@ from jaxtyping import Float
 
 from shapegan_jax import parallel
 from shapegan_jax.errors import UserError
+from shapegan_jax.geometry.ellipsoid import centroids
 from shapegan_jax.methods.base import section
 from shapegan_jax.methods.gan2shape_directions import Directions
 from shapegan_jax.methods.gan2shape_drawings import Corrections, Memory, reading_errors
@@ -164,10 +166,17 @@ class Gan2Shape(Corrections, ReliefPictures, StagedMethod):
     return Targets(subjects, rendition, prior), Memory(views, directions), gan
 
   def draw_subjects(self, gan: Any, key: Key) -> Subjects:
-    """`subjects.count` pictures of the generator."""
-    latent = gan.sample(key, self.subjects.count, truncation=self.subjects.truncation)
+    """`subjects.count` pictures of the generator, of more candidates the best centred ones."""
+    count = self.subjects.count
+    latent = gan.sample(key, count * self.subjects.candidates, truncation=self.subjects.truncation)
     image = jax.lax.map(lambda w: self.rendition(gan, w[None])[0], latent)
-    return Subjects(image, latent, self.masks.of(image))
+    mask = self.masks.of(image)
+    if self.subjects.candidates > 1:
+      places = centroids(mask)
+      away = jnp.sum((places - jnp.mean(places, 0, keepdims=True)) ** 2, -1)
+      chosen = jnp.sort(jnp.argsort(away)[:count])
+      latent, image, mask = latent[chosen], image[chosen], mask[chosen]
+    return Subjects(image, latent, mask)
 
   def remember(self, state: StagedState, anneals: dict[str, Array], *, stage: StagedStage) -> Memory:
     memory, networks = state.memory, state.params
@@ -195,7 +204,7 @@ class Gan2Shape(Corrections, ReliefPictures, StagedMethod):
       error = self.model.depth_inside(params, work.targets.subjects.image) - work.targets.prior
       terms = {"squared": jnp.mean(error**2)}
     elif stage.mode == "reading":
-      terms = self.reading_terms(params, work, key)
+      terms = self.reading_terms(params, work, key) | self.moment_terms(params, work, key)
     elif stage.mode == "encoder":
       terms = self.correction_terms(params, work, key)
     else:

@@ -22,10 +22,12 @@ from shapegan_jax.types import Key, record
 @dataclasses.dataclass(frozen=True)
 class SubjectConfig:
   """Whose shapes are wanted, where no subjects are handed in: `count` pictures that the generator draws from the run's
-  seed (1: its whole prior). `instance` gives each subject weights of its own, otherwise all share one set."""
+  seed (1: its whole prior), of `candidates` times as many (ours) those whose masks' centroids are nearest to the mean.
+  `instance` gives each subject weights of its own, otherwise all share one set."""
 
   count: int = 200
   truncation: float = 1.0
+  candidates: int = 1
   instance: bool = False
 
 
@@ -137,7 +139,7 @@ class Objectives:
     texture: of what the albedo network has to learn, where pictures themselves are the texture of drawings and of step
       3; 0: what the network says is the texture.
     latents: of offsets between pictures whose styles are known, in step 2.
-    moments: of the mean and deviation of views and lights, in step 3.
+    moments: of the mean and deviation of views and lights, in "reading" and in step 3.
     anchor: of the prior shape, in step 3, in units of its height.
     height: of the depth maps' deviation, as a part of the prior shape's, in step 3.
     asked: of the views and lights that drawings were asked for, read off the generator's pictures of them, in step 3.

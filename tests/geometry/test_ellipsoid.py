@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shapegan_jax.geometry.ellipsoid import BoxChange, background_mask, centred_ellipse, ellipsoid_depth
+from shapegan_jax.geometry.ellipsoid import BoxChange, background_mask, centred_ellipse, centroids, ellipsoid_depth
 
 
 def box_mask(top, bottom, left, right, size=41):
@@ -89,3 +89,11 @@ def test_a_centred_ellipse_has_its_half_axes():
   assert mask.sum() == pytest.approx(math.pi * 10 * 16, rel=0.02)
   assert (mask.any(0).sum(), mask.any(1).sum()) == (20, 32)
   np.testing.assert_array_equal(mask, mask[::-1, ::-1])
+
+
+def test_centroids_are_means_of_places(rng):
+  mask = rng.uniform(size=(2, 3, 5, 8)).astype(np.float32)
+  y, x = np.meshgrid((np.arange(5) + 0.5) / 5, (np.arange(8) + 0.5) / 8, indexing="ij")
+  expected = [[(np.average(x, weights=m), np.average(y, weights=m)) for m in row] for row in mask]
+  np.testing.assert_allclose(centroids(jnp.asarray(mask)), expected, atol=1e-6)
+  np.testing.assert_array_equal(centroids(jnp.zeros((4, 4))), 0.0)

@@ -15,6 +15,7 @@ from compiler_flags import AS_SHIPPED
 from configs import gan2shape as presets
 from shapegan_jax.errors import UserError
 from shapegan_jax.geometry.depthmaps import normals_from_depth
+from shapegan_jax.geometry.ellipsoid import centroids
 from shapegan_jax.geometry.pixels import pixel_grid
 from shapegan_jax.geometry.relief import camera_poses, move, points_to_world, project
 from shapegan_jax.methods.gan2shape import Gan2Shape, height_error
@@ -22,7 +23,7 @@ from shapegan_jax.methods.gan2shape_directions import Directions, regression
 from shapegan_jax.methods.gan2shape_drawings import Drawings, Memory
 from shapegan_jax.methods.gan2shape_settings import GanConfig, MaskConfig, Relighting, Views
 from shapegan_jax.methods.relief_model import ReliefConfig, lit, views_at
-from shapegan_jax.methods.staged_settings import Samples, Subjects, Targets, Work
+from shapegan_jax.methods.staged_settings import Samples, StagedStage, Subjects, Targets, Work
 from shapegan_jax.model import with_dependencies
 from shapegan_jax.networks import perceptual
 from shapegan_jax.rendering.shading import lambertian
@@ -316,6 +317,42 @@ def test_what_is_read_off_fresh_pictures_is_held_to_the_priors_moments(key):
   elsewhere = dataclasses.replace(work, memory=remembered(moved))
   assert reading(method, 0.2).moment_terms({}, elsewhere, key)["views_moments"] > 1.0
   assert Gan2Shape.from_config(CONFIG).moment_terms({}, work, key) == {}
+
+
+def test_moments_are_held_as_soon_as_views_are_read(key):
+  method = reading(Gan2Shape.from_config(changed(objectives={"moments": 2.0})), 0.1)
+  object.__setattr__(method, "reading_terms", lambda *of: {"views": jnp.float32(3.0)})
+  work = dataclasses.replace(work_of_legible(), memory=remembered(Views()))
+  moments = method.moment_terms({}, work, key)["views_moments"]
+  total, terms = method.loss({}, work, key, StagedStage(SIZE, 2, "reading", False))
+  assert terms == {"reading/views": 3.0, "reading/views_moments": moments}
+  assert total == 3 + moments > 3
+
+
+class DottedGan(LegibleGan):
+  """Pictures of a dot as far to the right of the middle as the style says."""
+
+  def sample(self, key, n, truncation=1.0):
+    return super().sample(key, n) * truncation
+
+  def image(self, w):
+    place = jnp.arange(SIZE) - SIZE / 2
+    dot = jnp.abs(place[None] - 3 * w[:, :1]) < 2
+    rows = jnp.abs(place + 0.5) < 4
+    picture = jnp.where(rows[None, :, None] & dot[:, None], -1.0, 1.0)
+    return jnp.repeat(picture[..., None], 3, -1)
+
+
+def test_subjects_are_the_best_centred_of_the_candidates(key):
+  masks = {"kind": "background", "background": 1.0}
+  pick = lambda count, candidates: Gan2Shape.from_config(  # noqa: E731
+    changed(subjects={"count": count, "candidates": candidates}, masks=masks)
+  ).draw_subjects(DottedGan(), key)
+  everyone, few = pick(24, 1), pick(4, 6)
+  places = np.asarray(centroids(everyone.mask))[:, 0]
+  best = np.sort(np.argsort(np.abs(places - places.mean()))[:4])
+  for chosen, all_of in zip(jax.tree.leaves(few), jax.tree.leaves(everyone), strict=True):
+    np.testing.assert_array_equal(chosen, all_of[best])
 
 
 def answered(of_subjects, of_drawings, params, images):
