@@ -37,19 +37,14 @@ SEEDS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-  """What a card says of its picture and of its numbers."""
+  """What a card says of its picture."""
 
   rows: str
   drawn: str
-  measured: str
 
 
-SHAPES = Pictures(
-  rows="Image, albedo, shading, normals, depth and three views",
-  drawn="latents, lights and poses",
-  measured="By `--mode=eval`; SIDE (times 100) and MAD (degrees) by `python -m benchmarks.shapes`",
-)
-PICTURES = Pictures(rows="Image, at four truncations,", drawn="latents", measured="By `--mode=eval`")
+SHAPES = Pictures("Image, albedo, shading, normals, depth and three views", "latents, lights and poses")
+PICTURES = Pictures("Image, at four truncations,", "latents")
 
 SHOWN = ("side_e2", "side_e2_of_constant", "mad_deg", "mad_deg_of_constant")
 
@@ -96,6 +91,10 @@ def card(
   """The card, in Markdown."""
   numbers = {name: value for name, value in sorted(measured.items()) if isinstance(value, int | float | str)}
   rows = "\n".join(f"| {name} | {_shown(value)} |" for name, value in numbers.items())
+  protocol = f"depth/{SHOWN[0]}" in measured
+  by = "; SIDE (times 100) and MAD (degrees) by `python -m benchmarks.shapes`" if protocol else ""
+  generator = config.get("gan", {}).get("model")
+  drawn_by = f", as `{generator}` draws them" if generator else ""
   numbers_are = "float16, read as float32" if _HALF.value else "float32"
   return f"""# {_NAME.value}
 
@@ -104,7 +103,7 @@ def card(
 | | |
 |---|---|
 | config | `configs/{config["method"]}.py`, complete in the file's metadata |
-| data | `{config["data"]["name"]}`: pictures without pose, shape or light |
+| data | `{config["data"]["name"]}`: pictures without pose, shape or light{drawn_by} |
 | updates, seed | {step:,}, {config["seed"]} |
 | trained on | {_MACHINE.value}, {_HOURS.value:g} hours |
 | parameters | {count:,} ({size / 2**20:.1f} MB, {numbers_are}: {_kept(config)}) |
@@ -114,7 +113,7 @@ Its first {SEEDS} {pictures.drawn} are shown; none was picked.
 
 ## Measured
 
-{pictures.measured}:
+By `--mode=eval`{by}:
 
 | | |
 |---|---|

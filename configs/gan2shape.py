@@ -2,9 +2,9 @@
 
   python -m shapegan_jax.main --config=configs/gan2shape.py --workdir=runs/gan2shape
 
-Nothing of it ships yet. `heads` was run to its end as it stands (one core of a shared Xeon, 21 min beside other work):
-depth has about the height of the heads' own, views of new heads are read in the right order, but the relief keeps the
-ellipsoid's shape, without a face's features.
+What `heads` ends as ships as `gan2shape-heads` (25 min of one core of a shared Xeon, beside another run): depth of new
+heads is nearer to the truth than the ellipsoid's, and views come in the right order, but the relief stays smooth and
+nearly the same for all, without a face's features.
 
 Presets: heads (default), smoke; synface_pretrain, celeba_pretrain, cat_pretrain (one set of networks for 200 subjects);
 synface, cat (four subjects that share networks), celeba, car, church (networks of a subject's own). The last eight have
