@@ -171,12 +171,10 @@ class Gan2Shape(Corrections, ReliefPictures, StagedMethod):
     latent = gan.sample(key, count * self.subjects.candidates, truncation=self.subjects.truncation)
     image = jax.lax.map(lambda w: self.rendition(gan, w[None])[0], latent)
     mask = self.masks.of(image)
-    if self.subjects.candidates > 1:
-      places = centroids(mask)
-      away = jnp.sum((places - jnp.mean(places, 0, keepdims=True)) ** 2, -1)
-      chosen = jnp.sort(jnp.argsort(away)[:count])
-      latent, image, mask = latent[chosen], image[chosen], mask[chosen]
-    return Subjects(image, latent, mask)
+    places = centroids(mask)
+    away = jnp.sum((places - jnp.mean(places, 0, keepdims=True)) ** 2, -1)
+    chosen = jnp.sort(jnp.argsort(away)[:count])
+    return Subjects(image[chosen], latent[chosen], mask[chosen])
 
   def remember(self, state: StagedState, anneals: dict[str, Array], *, stage: StagedStage) -> Memory:
     memory, networks = state.memory, state.params
@@ -231,12 +229,8 @@ class Gan2Shape(Corrections, ReliefPictures, StagedMethod):
       found = (x.reshape(k, m, -1)[:, 1:] for x in (read, lights))
       errors = reading_errors(*found, work.samples.views, work.samples.lights)
       terms |= {f"asked_{name}": weights.asked * error for name, error in errors.items()}
-    if joint and weights.anchor:
-      error = (model.depth_inside(params, subjects.image) - work.targets.prior) / (self.masks.far - self.masks.near)
-      terms["anchor"] = weights.anchor * jnp.mean(error**2)
-    if joint and weights.height:
-      error = height_error(model.depth_inside(params, subjects.image), work.targets.prior)
-      terms["height"] = weights.height * error
+    if joint and (weights.anchor or weights.height):
+      terms |= self._prior_terms(model.depth_inside(params, subjects.image), work.targets.prior)
     if joint and weights.texture:
       own = [x.reshape(k, m, -1)[:, 0] for x in (views, lights)]
       laid, shown = model.laid_on(canonical, subjects.image, *own)
@@ -264,6 +258,16 @@ class Gan2Shape(Corrections, ReliefPictures, StagedMethod):
       own = lights.reshape(sides * k, m, 4)[:, 0]
       shading = cosines(canonical.normals, own[:, None, None])
       terms["smooth"] = weights.smooth * (smoothness(canonical.depth) + smoothness(shading))
+    return terms
+
+  def _prior_terms(self, depth: Array, prior: Array) -> dict[str, Array]:
+    """What holds depth inside the border to the shape it began with."""
+    weights, terms = self.objectives, {}
+    if weights.anchor:
+      error = (depth - prior) / (self.masks.far - self.masks.near)
+      terms["anchor"] = weights.anchor * jnp.mean(error**2)
+    if weights.height:
+      terms["height"] = weights.height * height_error(depth, prior)
     return terms
 
   def _distances(self, image: Array, target: Array, mask: Array) -> dict[str, Array]:

@@ -30,6 +30,10 @@ class SubjectConfig:
   candidates: int = 1
   instance: bool = False
 
+  def __post_init__(self):
+    if self.count < 1 or self.candidates < 1:
+      raise UserError("config.subjects: count and candidates must be at least 1")
+
 
 @dataclasses.dataclass(frozen=True)
 class GanConfig:

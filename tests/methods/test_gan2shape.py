@@ -526,6 +526,7 @@ def test_samples_are_kept_in_8_bits(rng):
     ({"gan": {"network": {}}}, "config.gan.network.mapping"),
     ({"views": {"deviation": (1.0,)}}, "config.views"),
     ({"masks": {"kind": "guess"}}, "guess"),
+    ({"subjects": {"candidates": 0}}, "config.subjects: count and candidates"),
     ({"subjects": {"instance": True}, "stages": {"images_per_step": 2}}, "images_per_step"),
   ],
 )
