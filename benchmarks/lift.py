@@ -34,13 +34,13 @@ import shapegan_jax
 from shapegan_jax import parallel
 from shapegan_jax.checkpoints import write_json
 from shapegan_jax.data.sources import open_source
-from shapegan_jax.methods import lifting
-from shapegan_jax.methods.depth_protocol import Pairs, average_depth, checksum
-from shapegan_jax.methods.projection import ProjectionConfig, Projector
-from shapegan_jax.methods.staged_settings import StagedState, Subjects
+from shapegan_jax.evaluation.depth_protocol import Pairs, average_depth, checksum
+from shapegan_jax.evaluation.shapes import CONSTANT, MEAN, depth_picture
+from shapegan_jax.inversion.projection import ProjectionConfig, Projector
+from shapegan_jax.methods.gan2shape.engine_settings import StagedState, Subjects
+from shapegan_jax.methods.gan2shape.method import instances as lifting
 from shapegan_jax.metrics import depth_errors
-from shapegan_jax.metrics.writer import write_png
-from shapegan_jax.shape_metrics import CONSTANT, MEAN, depth_picture
+from shapegan_jax.reporting.writer import write_png
 from shapegan_jax.tools.lift import open_generator, schedule_of
 
 _MODEL = flags.DEFINE_string("model", "gan2shape-heads", "GAN2Shape model, trained on many pictures.")

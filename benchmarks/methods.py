@@ -25,9 +25,9 @@ from absl import app, flags, logging
 
 import shapegan_jax
 from shapegan_jax.checkpoints import read_config
-from shapegan_jax.evaluate import preview
-from shapegan_jax.methods.base import build
-from shapegan_jax.metrics.writer import write_png
+from shapegan_jax.evaluation.preview import preview
+from shapegan_jax.methods.catalog import build
+from shapegan_jax.reporting.writer import write_png
 from shapegan_jax.rng import root_key
 from shapegan_jax.state import parameter_count
 

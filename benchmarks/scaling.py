@@ -20,11 +20,11 @@ import jax
 from absl import app, flags
 
 from shapegan_jax import parallel
-from shapegan_jax.costs import collectives
 from shapegan_jax.files import aside
-from shapegan_jax.methods.base import build
+from shapegan_jax.methods.catalog import build
+from shapegan_jax.planning.costs import collectives
+from shapegan_jax.planning.stages import complete, plan_stage
 from shapegan_jax.settings import read_settings
-from shapegan_jax.tools.plan_stages import complete, plan_stage
 
 _CONFIG = flags.DEFINE_string("config", "configs/shadegan.py:smoke", "FILE or FILE:PRESET.")
 _CHANGE = flags.DEFINE_multi_string("change", [], "NAME=VALUE: another value of a setting.")

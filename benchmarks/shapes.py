@@ -3,7 +3,7 @@
   python -m benchmarks.shapes --models=pigan=runs/methods/pigan,shadegan=shadegan-heads --workdir=runs/depth
 
 For each model: SIDE and MAD of a depth network trained on its pictures and tried on the data set's test split (the
-papers' protocol, `shapegan_jax/methods/depth_protocol.py`), as numbers and as fractions of what constant depth gets;
+papers' protocol, `shapegan_jax/evaluation/depth_protocol.py`), as numbers and as fractions of what constant depth gets;
 GOF's weighted variance; and how well its views agree. Prints Markdown and writes `shapes.json` to the workdir, beside
 pictures of the estimated depth. Stopped at any moment it goes on when called again.
 """
@@ -22,16 +22,9 @@ from absl import app, flags, logging
 
 import shapegan_jax
 from shapegan_jax.checkpoints import write_json
-from shapegan_jax.methods.depth_protocol import DepthProtocol, checksum
-from shapegan_jax.methods.regression import FitConfig
-from shapegan_jax.shape_metrics import (
-  CONSTANT,
-  MEAN,
-  SUPERVISED,
-  depth_report,
-  view_consistency,
-  weighted_variance,
-)
+from shapegan_jax.evaluation.depth_protocol import DepthProtocol, checksum
+from shapegan_jax.evaluation.shapes import CONSTANT, MEAN, SUPERVISED, depth_report, view_consistency, weighted_variance
+from shapegan_jax.fitting import FitConfig
 
 _MODELS = flags.DEFINE_list("models", [], "name=workdir, file or shipped model; several with commas between.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/depth", "Folder for pairs, networks and results.")

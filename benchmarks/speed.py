@@ -30,8 +30,8 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from benchmarks.speed_cases import BATCH, CASES, Case
-from shapegan_jax.costs import Cost, peak_bytes
 from shapegan_jax.files import aside
+from shapegan_jax.planning.costs import Cost, peak_bytes
 
 _CASES = flags.DEFINE_list("cases", [], "Names of cases; empty: all.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds.")

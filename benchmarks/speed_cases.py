@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import gan2shape, gof, pigan, shadegan, stylegan2
-from shapegan_jax.costs import Cost, count
-from shapegan_jax.methods.base import build
+from shapegan_jax.methods.catalog import build
+from shapegan_jax.planning.costs import Cost, count
 from shapegan_jax.rng import root_key
+from shapegan_jax.types import Scene
 
 BATCH = 4
 WHOLE = 2**40  # points in flight: all at once, so that nothing is computed twice
@@ -78,7 +79,7 @@ def picture(resolution: int) -> Case:
   latents, cameras = method.sample_latents(root_key(1), 1), method.sample_cameras(None, 1)
 
   def render(method: Any) -> Callable[..., Any]:
-    return lambda params, latents: method.render(params, latents, cameras, resolution=resolution)
+    return lambda params, latents: method.render(params, Scene(latents, cameras), resolution=resolution)
 
   return Case(render(method), render(plain), (params, latents))
 

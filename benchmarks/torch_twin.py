@@ -91,7 +91,7 @@ class Block(nn.Module):
     return (F.avg_pool2d(y, 2) + self.skip(F.avg_pool2d(x, 2))) / math.sqrt(2)
 
 
-class Critic(nn.Module):
+class Discriminator(nn.Module):
   """The progressive discriminator after its fade-in: logit, latent and pose."""
 
   def __init__(self, resolution: int, latent: int = 256):
@@ -199,10 +199,10 @@ class Step:
     torch.manual_seed(0)
     self.resolution, self.batch = resolution, batch
     self.generator = Generator(shaded=shaded, samples=samples, width=width, depth=depth)
-    self.critic = Critic(resolution)
+    self.discriminator = Discriminator(resolution)
     self.averages = [copy.deepcopy(self.generator) for _ in range(2)]
     self.gen_opt = torch.optim.Adam(self.generator.parameters(), lr=2e-5, betas=(0.0, 0.9))
-    self.disc_opt = torch.optim.Adam(self.critic.parameters(), lr=2e-4, betas=(0.0, 0.9))
+    self.disc_opt = torch.optim.Adam(self.discriminator.parameters(), lr=2e-4, betas=(0.0, 0.9))
 
   def _fakes(self) -> tuple[Tensor, Tensor, Tensor]:
     latents = torch.randn(self.batch, 256)
@@ -215,18 +215,18 @@ class Step:
     with torch.no_grad():
       fakes, _, pose = self._fakes()
     real = real.detach().requires_grad_()
-    real_logits = self.critic(real)[0]
+    real_logits = self.discriminator(real)[0]
     (gradient,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
-    fake_logits, _, fake_pose = self.critic(fakes)
+    fake_logits, _, fake_pose = self.discriminator(fakes)
     loss = F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
     loss = loss + 0.5 * gradient.square().sum((1, 2, 3)).mean() + 15 * F.mse_loss(fake_pose, pose)
     self.disc_opt.zero_grad()
     loss.backward()
-    nn.utils.clip_grad_norm_(self.critic.parameters(), 0.3)
+    nn.utils.clip_grad_norm_(self.discriminator.parameters(), 0.3)
     self.disc_opt.step()
 
     fakes, _, pose = self._fakes()
-    logits, _, fake_pose = self.critic(fakes)
+    logits, _, fake_pose = self.discriminator(fakes)
     goal = F.softplus(-logits).mean() + 15 * F.mse_loss(fake_pose, pose)
     self.gen_opt.zero_grad()
     goal.backward()

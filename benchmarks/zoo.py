@@ -53,10 +53,10 @@ def main(argv: list[str]) -> None:
   del argv
   logging.set_verbosity(logging.WARNING)
   from shapegan_jax import load
-  from shapegan_jax.evaluate import preview
+  from shapegan_jax.evaluation.preview import preview
   from shapegan_jax.methods.base import has_shape
-  from shapegan_jax.metrics.writer import write_png
   from shapegan_jax.model import ZOO
+  from shapegan_jax.reporting.writer import write_png
   from shapegan_jax.state import parameter_count
 
   workdir, folder = Path(_WORKDIR.value), ZOO / _NAME.value

@@ -80,15 +80,15 @@ def shrink(config: ConfigDict) -> ConfigDict:
     small.num_steps = 2
     if "field" in small:
       small.field.width, small.field.depth = 16, 2
-      small.critic.width_multiplier = 0.02
+      small.discriminator.width_multiplier = 0.02
     if "synthesis" in small:  # channels at 4 and 8 pixels
       small.mapping.update(size=8, layers=2)
-      small.synthesis.channels = small.critic.channels = (8, 8)
+      small.synthesis.channels = small.discriminator.channels = (8, 8)
     elif "mapping" in small:
       small.mapping.update(latent_dim=8, hidden_dim=16, n_hidden=1)
-      small.critic.max_resolution = 16
-      if small.critic.latent_dim:
-        small.critic.latent_dim = small.mapping.latent_dim
+      small.discriminator.max_resolution = 16
+      if small.discriminator.latent_dim:
+        small.discriminator.latent_dim = small.mapping.latent_dim
     if "patches" in small:
       small.patches.size = 8
       small.field.update(skip=0, position_bands=2, direction_bands=1, shape_dim=4, appearance_dim=4)
@@ -98,7 +98,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
     if "subjects" in small:
       small.gan.model, network = "", small.gan.network
       network.mapping.size = 8
-      network.synthesis.channels = network.critic.channels = (8, 8)
+      network.synthesis.channels = network.discriminator.channels = (8, 8)
       small.subjects.count = 2
       small.networks.update(width=8, bottleneck=8, encoder_width=8, offset_width=8)
       stages.update(resolution=8, images_per_step=1, samples=2, pool=4)

@@ -46,7 +46,7 @@ def heads() -> ConfigDict:
   config.log_every = 10
   config.data = common.data("heads")  # its depth is what the shapes' is compared with
   size = stylegan2.heads()
-  network = {name: size[name] for name in ("mapping", "synthesis", "critic")}
+  network = {name: size[name] for name in ("mapping", "synthesis", "discriminator")}
   config.gan = ConfigDict(
     {
       "model": "stylegan2-heads",

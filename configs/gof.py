@@ -98,7 +98,7 @@ def faces() -> ConfigDict:
   """What the authors' runs share (gof)."""
   config = siren_common.published()
   config.cameras = siren_common.faces()
-  config.critic = siren_common.critic("progressive", resolution=128)
+  config.discriminator = siren_common.discriminator("progressive", resolution=128)
   config.objectives.update(r1=1.0, pose=15.0)
   config.optimizers.update(clip=1.0, discriminator_clip=1.0)
   config.rendering.update(density_noise_steps=0, eval_samples=0)  # an occupancy has no density noise

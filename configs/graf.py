@@ -102,7 +102,7 @@ def published(resolution: int) -> ConfigDict:
       "first_scale": 0.9,
     }
   )
-  config.critic = ConfigDict({"width_multiplier": 1.0})
+  config.discriminator = ConfigDict({"width_multiplier": 1.0})
   config.rendering.update(fine=False, eval_samples=64)
   # R1 weighs 10, without pi-GAN's factor 1/2; but the released code divides by the pixels of a patch as well as by the
   # patches, so per patch it is 10/1024. Ten per patch would be a thousand times as strong.
@@ -187,7 +187,7 @@ def heads() -> ConfigDict:
   )
   config.cameras.update(radius_max=0.0, planar_range=False, align="corners")
   config.patches = ConfigDict({"size": 32, "min_scale": 0.5, "anneal": 0.0125, "interval": 100, "first_scale": 0.9})
-  config.critic = ConfigDict({"width_multiplier": 0.25})
+  config.discriminator = ConfigDict({"width_multiplier": 0.25})
   config.objectives = objectives(r1=1.0, shared_fakes=True)
   config.objectives.update(r1_final=0.05, r1_ramp=(200, 700))
   config.optimizers = ConfigDict(

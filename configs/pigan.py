@@ -55,7 +55,9 @@ def celeba() -> ConfigDict:
   config.num_steps = 200_000  # pigan
   config.data = siren_common.celeba()
   config.cameras = siren_common.faces()
-  config.critic = siren_common.critic("strided", resolution=64)  # pigan: coordinate convolutions, stride 2
+  config.discriminator = siren_common.discriminator(
+    "strided", resolution=64
+  )  # pigan: coordinate convolutions, stride 2
   config.stages = siren_common.stages(
     start=(0,),
     resolution=(64,),
@@ -78,7 +80,7 @@ def bfm() -> ConfigDict:
   config.num_steps = 81_000
   config.data = siren_common.bfm()
   config.cameras = siren_common.faces()
-  config.critic = siren_common.critic("progressive", resolution=128)
+  config.discriminator = siren_common.discriminator("progressive", resolution=128)
   config.stages = siren_common.stages(
     start=(0, 20_000, 40_000, 50_000),
     resolution=(32, 64, 64, 128),
@@ -99,7 +101,7 @@ def cats() -> ConfigDict:
   config.num_steps = 200_000
   config.data = siren_common.cat_crops()
   config.cameras = siren_common.cats()
-  config.critic = siren_common.critic("strided", resolution=64, latent=0, pose=False, coord=False)
+  config.discriminator = siren_common.discriminator("strided", resolution=64, latent=0, pose=False, coord=False)
   config.stages = siren_common.stages(
     start=(0,),
     resolution=(64,),
@@ -133,7 +135,7 @@ def carla() -> ConfigDict:
     }
   )
   config.field.warp_scale = 1.0  # pigan's TALLSIREN reads world coordinates
-  config.critic = siren_common.critic("progressive", resolution=128)
+  config.discriminator = siren_common.discriminator("progressive", resolution=128)
   config.stages = siren_common.stages(
     start=(0, 10_000, 55_000),
     resolution=(32, 64, 128),

@@ -98,7 +98,7 @@ def faces() -> ConfigDict:
   """What the authors' CelebA and BFM runs share (shade)."""
   config = siren_common.published()
   config.cameras = siren_common.faces()
-  config.critic = siren_common.critic("progressive", resolution=128)
+  config.discriminator = siren_common.discriminator("progressive", resolution=128)
   config.field.update(view_condition=False, light_condition=True)
   config.lights = light_prior()
   config.tracking = tracking()
@@ -187,7 +187,7 @@ def cats() -> ConfigDict:
   config.num_steps = 30_000
   config.data = siren_common.cat_crops()
   config.cameras = siren_common.cats()
-  config.critic = siren_common.critic("strided", resolution=64, latent=0, pose=False, coord=False)
+  config.discriminator = siren_common.discriminator("strided", resolution=64, latent=0, pose=False, coord=False)
   config.stages = siren_common.stages(
     start=(0,),
     resolution=(64,),

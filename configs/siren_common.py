@@ -93,7 +93,9 @@ def cats() -> ConfigDict:
   )
 
 
-def critic(kind: str, *, resolution: int, latent: int = 256, pose: bool = True, coord: bool = True) -> ConfigDict:
+def discriminator(
+  kind: str, *, resolution: int, latent: int = 256, pose: bool = True, coord: bool = True
+) -> ConfigDict:
   """A discriminator at its published width, able to read up to `resolution`."""
   return ConfigDict(
     {
@@ -177,7 +179,7 @@ def heads() -> ConfigDict:
       "chunk_points": 0,
     }
   )
-  config.critic = ConfigDict(
+  config.discriminator = ConfigDict(
     {
       "kind": "strided",
       "max_resolution": 64,
@@ -225,9 +227,9 @@ def smoke(
   config.num_steps = 40
   config.data.update(image_size=32, num_examples=256)
   config.field.update(width=32, depth=3)
-  config.critic.width_multiplier = 0.1
-  if "max_resolution" in config.critic:  # GRAF's has the size of its patches
-    config.critic.max_resolution = resolution
+  config.discriminator.width_multiplier = 0.1
+  if "max_resolution" in config.discriminator:  # GRAF's has the size of its patches
+    config.discriminator.max_resolution = resolution
   config.stages = stages(
     start=(0,),
     resolution=(resolution,),
@@ -255,7 +257,7 @@ def large(config: ConfigDict) -> ConfigDict:
   config.mapping = ConfigDict({"latent_dim": 256, "hidden_dim": 256, "n_hidden": 3})
   config.field.update(width=256, depth=8)
   config.rendering.update(fine=True, eval_samples=24)
-  config.critic = critic("progressive", resolution=128, latent=0)
+  config.discriminator = discriminator("progressive", resolution=128, latent=0)
   config.stages = stages(
     start=(0, 15_000, 40_000),
     resolution=(32, 64, 128),

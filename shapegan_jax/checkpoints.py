@@ -22,6 +22,7 @@ import safetensors.numpy
 
 from shapegan_jax.errors import UserError
 from shapegan_jax.files import AnyPath, aside, in_bucket, located
+from shapegan_jax.sections import FORMAT, check_format, upgraded
 from shapegan_jax.types import PyTree
 
 FREE_SETTINGS = ("num_steps", "log_every", "preview", "checkpoint", "evaluation", "data.cache_dir")
@@ -112,12 +113,15 @@ def read_config(workdir: str | AnyPath) -> dict[str, Any]:
   """
   path = located(workdir) / "config.json"
   try:
-    return json.loads(path.read_text())
+    config = json.loads(path.read_text())
   except OSError as error:
     reason = f"{workdir}: not the workdir of a run ({path.name} is missing)"
     raise UserError(f"{reason}; give the folder that was --workdir in training") from error
   except ValueError as error:
     raise UserError(f"{path}: not valid JSON ({error}); restore the file or choose another workdir") from error
+  if not isinstance(config, dict):
+    raise UserError(f"{path}: holds no settings; restore the file or choose another workdir")
+  return upgraded(config, check_format(config.get("format", 0), path))
 
 
 def claim_workdir(workdir: str | AnyPath, config: Mapping[str, Any], *, write: bool = True) -> None:
@@ -134,7 +138,7 @@ def claim_workdir(workdir: str | AnyPath, config: Mapping[str, Any], *, write: b
     )
   if write:
     try:
-      write_json(workdir / "config.json", config)
+      write_json(workdir / "config.json", {"format": FORMAT, **config})
     except OSError as error:
       raise UserError(f"--workdir={workdir}: cannot write there ({error.strerror}); choose another folder") from error
 

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
 
       sys.exit(75 if int(train(config, _WORKDIR.value).step) < config["num_steps"] else 0)  # 75: stopped, start again
     else:
-      from shapegan_jax.evaluate import evaluate
+      from shapegan_jax.evaluation.evaluate import evaluate
 
       evaluate(config, _WORKDIR.value)
   except UserError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,41 @@ from jaxtyping import Float
 from shapegan_jax.checkpoints import Checkpoints, export_safetensors, import_safetensors, read_config
 from shapegan_jax.errors import UserError
 from shapegan_jax.files import AnyPath, located
-from shapegan_jax.methods.base import Method, build
+from shapegan_jax.methods.base import Method
+from shapegan_jax.methods.catalog import build
 from shapegan_jax.rng import root_key, stream
-from shapegan_jax.types import Array, Cameras, Codes, FieldSamples, Key, Lights, PyTree, Rendering
+from shapegan_jax.sections import FORMAT, check_format, upgraded
+from shapegan_jax.types import Array, Cameras, Codes, FieldSamples, Key, Lights, PyTree, Rendering, Scene
 
 ZOO = Path(__file__).parent / "zoo"
+
+# Compiled once per method and shape: the method is a static argument, so new parameters cost no compilation, and a
+# `dataclasses.replace` of the method is a method of its own.
+
+
+@partial(jax.jit, static_argnames=("method", "surface", "resolution", "truncation"))
+def _render(
+  method: Method, params: PyTree, scene: Scene, *, surface: bool, resolution: int, truncation: float
+) -> Rendering:
+  render = method.render_surface if surface else method.render
+  return render(params, scene, resolution=resolution, truncation=truncation)
+
+
+@partial(jax.jit, static_argnums=0)
+def _query(
+  method: Method,
+  params: PyTree,
+  latents: Array | Codes,
+  points: Array,
+  lights: Lights | None,
+  viewdirs: Array | None,
+) -> FieldSamples:
+  return method.query(params, latents, points, lights, viewdirs)
+
+
+@partial(jax.jit, static_argnums=0, static_argnames="truncation")
+def _codes(method: Method, params: PyTree, latents: Array | Codes, *, truncation: float) -> Codes:
+  return method.codes(params, latents, truncation=truncation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,23 +61,6 @@ class Model:
   params: PyTree
   config: Mapping[str, Any]
   step: int = 0  # updates the generator has had
-  # The method's functions, compiled once per shape. `dataclasses.replace` hands them on: new parameters cost no
-  # compilation.
-  _jitted: dict[str, Any] | None = dataclasses.field(default=None, repr=False, compare=False)
-
-  def __post_init__(self):
-    if self._jitted is None:
-      names = ("resolution", "truncation")
-      # Lambdas: a bound method of an unhashable method object could not be jitted.
-      jitted = {
-        "render": jax.jit(lambda *args, **kwargs: self.method.render(*args, **kwargs), static_argnames=names),
-        "render_surface": jax.jit(
-          lambda *args, **kwargs: self.method.render_surface(*args, **kwargs), static_argnames=names
-        ),
-        "query": jax.jit(lambda *args: self.method.query(*args)),
-        "codes": jax.jit(lambda *args, **kwargs: self.method.codes(*args, **kwargs), static_argnames=("truncation",)),
-      }
-      object.__setattr__(self, "_jitted", jitted)
 
   @property
   def resolution(self) -> int:
@@ -64,6 +78,10 @@ class Model:
   def sample_lights(self, n: int = 1, key: Key | None = None) -> Lights | None:
     """[n] lights from the light prior; None where the method knows no light."""
     return self.method.sample_lights(_key(key, "lights"), n)
+
+  def sample_scene(self, n: int = 1, key: Key | None = None) -> Scene:
+    """[n] latents, cameras and lights: what `render` draws where it is given none."""
+    return Scene(self.sample_latents(n, key), self.sample_cameras(n, key), self.sample_lights(n, key))
 
   def central_cameras(self, n: int = 1) -> Cameras:
     """[n] cameras at the centre of the pose prior."""
@@ -83,7 +101,7 @@ class Model:
 
   def codes(self, latents: Float[Array, "n _"] | Codes, *, truncation: float = 1.0) -> Codes:
     """The modulations of latents: what inversion optimises, and what may be given wherever latents are."""
-    return self._jitted["codes"](self.params, latents, truncation=truncation)
+    return _codes(self.method, self.params, latents, truncation=truncation)
 
   def render(
     self,
@@ -104,7 +122,7 @@ class Model:
       truncation: 1 = the whole prior; towards 0 the average shape.
       key: draws what was not given; None: always the same.
     """
-    return self._picture("render", latents, cameras, lights, key, resolution, truncation)
+    return self._picture(False, latents, cameras, lights, key, resolution, truncation)
 
   def render_surface(
     self,
@@ -123,7 +141,7 @@ class Model:
     """
     if not hasattr(self.method, "render_surface"):
       raise UserError("render_surface: this model is a density field without a surface; use render, or train GOF")
-    return self._picture("render_surface", latents, cameras, lights, key, resolution, truncation)
+    return self._picture(True, latents, cameras, lights, key, resolution, truncation)
 
   def query(
     self,
@@ -136,15 +154,15 @@ class Model:
 
     `viewdirs` (unit, from the camera on) are the directions the points are seen along; None: from the front.
     """
-    return self._jitted["query"](self.params, latents, points, lights, viewdirs)
+    return _query(self.method, self.params, latents, points, lights, viewdirs)
 
   def save(self, path: str | Path) -> None:
     """Write config and parameters to one `.safetensors` file, which `load` reads."""
-    export_safetensors(path, self.params, {"config": self.config, "step": self.step})
+    export_safetensors(path, self.params, {"format": FORMAT, "config": self.config, "step": self.step})
 
   def _picture(
     self,
-    name: str,
+    surface: bool,
     latents: Array | Codes | None,
     cameras: Cameras | None,
     lights: Lights | None,
@@ -155,12 +173,14 @@ class Model:
     given = [jax.tree.leaves(x)[0].shape[0] for x in (latents, cameras, lights) if x is not None]
     n = given[0] if given else 1
     if len(set(given)) > 1:
-      raise UserError(f"{name}: latents, cameras and lights must be equally many; found {given}")
-    latents = self.sample_latents(n, key) if latents is None else latents
-    cameras = self.sample_cameras(n, key) if cameras is None else cameras
-    lights = self.sample_lights(n, key) if lights is None else lights
+      raise UserError(f"render: latents, cameras and lights must be equally many; found {given}")
+    scene = Scene(
+      self.sample_latents(n, key) if latents is None else latents,
+      self.sample_cameras(n, key) if cameras is None else cameras,
+      self.sample_lights(n, key) if lights is None else lights,
+    )
     resolution = resolution or self.resolution
-    return self._jitted[name](self.params, latents, cameras, lights, resolution=resolution, truncation=truncation)
+    return _render(self.method, self.params, scene, surface=surface, resolution=resolution, truncation=truncation)
 
 
 def load(path: str | AnyPath) -> Model:
@@ -177,8 +197,9 @@ def load(path: str | AnyPath) -> Model:
     params, metadata = import_safetensors(path)
     if "config" not in metadata:
       raise UserError(f"{path}: holds parameters but no config of this package; export it with Model.save")
-    method = build(metadata["config"])
-    return Model(method, _fitted(path, params, method), metadata["config"], step=metadata.get("step", 0))
+    config = upgraded(metadata["config"], check_format(metadata.get("format", 0), path))
+    method = build(config)
+    return Model(method, _fitted(path, params, method), config, step=metadata.get("step", 0))
   if not path.exists():
     names = f", or one of {', '.join(shipped_models())}" if shipped_models() else ""
     raise UserError(f"{path}: no such model; give a workdir of shapegan_jax.main, an exported .safetensors{names}")
@@ -214,11 +235,11 @@ def with_dependencies(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
   """
   config, found = dict(config), {}
   if name := (config.get("gan") or {}).get("model"):
-    from shapegan_jax.methods.frozen_gan import FrozenGan
+    from shapegan_jax.methods.stylegan2.frozen import FrozenGan
 
     generator = _named("config.gan.model", name)
     found["gan"] = FrozenGan.of(generator)
-    network = {part: generator.config[part] for part in ("mapping", "synthesis", "critic")}
+    network = {part: generator.config[part] for part in ("mapping", "synthesis", "discriminator")}
     config["gan"] = {**config["gan"], "network": network}
   if name := (config.get("networks") or {}).get("model"):
     trained = _named("config.networks.model", name)

@@ -46,3 +46,19 @@ def ramp(step: int, start: int, end: int | float) -> float:
 def exponential_approach(step: int, *, start: int, rate: float, initial: float, final: float) -> float:
   """(initial - final) exp(-rate (step - start)) + final; `initial` before `start`."""
   return (initial - final) * math.exp(-rate * max(step - start, 0)) + final
+
+
+def examples_before(stages: Stages[StageT], step: int) -> int:
+  """How many examples, over all processes, the steps 0 ... step-1 see."""
+  ends = [start for start, _ in stages[1:]] + [step]
+  return sum(
+    max(0, min(end, step) - start) * stage.batch_size for (start, stage), end in zip(stages, ends, strict=True)
+  )
+
+
+def stages_between(stages: Stages[StageT], first_step: int, end_step: int) -> list[StageT]:
+  """The stages in force at some step in [first_step, end_step)."""
+  ends = [start for start, _ in stages[1:]] + [end_step]
+  return [
+    stage for (start, stage), end in zip(stages, ends, strict=True) if max(start, first_step) < min(end, end_step)
+  ]

@@ -19,15 +19,20 @@ from jax.sharding import Mesh
 
 from shapegan_jax import parallel
 from shapegan_jax.checkpoints import Checkpoints, claim_workdir
-from shapegan_jax.costs import peak_bytes
 from shapegan_jax.data import pipeline
+from shapegan_jax.data.sources import open_source
 from shapegan_jax.errors import UserError
-from shapegan_jax.evaluate import alarms, data_depth_deviation, image_reporter, preview, shape_report
+from shapegan_jax.evaluation.evaluate import image_reporter
+from shapegan_jax.evaluation.health import alarms, data_depth_deviation, shape_report
+from shapegan_jax.evaluation.preview import preview
 from shapegan_jax.files import AnyPath, located
-from shapegan_jax.methods.base import Method, build, resolve
-from shapegan_jax.metrics.writer import Averages, MetricsWriter, Progress, byte_count, duration, write_png
+from shapegan_jax.methods.base import Method
+from shapegan_jax.methods.catalog import build, resolve
 from shapegan_jax.model import Model, with_dependencies
+from shapegan_jax.planning.costs import peak_bytes
 from shapegan_jax.programs import stage_words, trace_update
+from shapegan_jax.reporting.progress import Averages, Progress, byte_count, duration
+from shapegan_jax.reporting.writer import MetricsWriter, write_png
 from shapegan_jax.rng import root_key
 from shapegan_jax.schedules import Stage, Stages, stage_at
 from shapegan_jax.state import all_finite, nonfinite_names, parameter_count, parameter_table
@@ -70,7 +75,7 @@ def train(
   """
   parallel.enable_compilation_cache()
   workdir, active = located(workdir), parallel.is_writer()
-  source = pipeline.open_source(config["data"]) if source is None else source
+  source = open_source(config["data"]) if source is None else source
   config, dependencies = with_dependencies(resolve(dict(config), source))
   method = method or build(config)
   mesh = parallel.mesh_for(method.stages)

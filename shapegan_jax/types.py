@@ -97,6 +97,20 @@ class Codes:
 
 
 @record
+class Scene:
+  """What a picture is made of: [n] latents (or codes), the cameras that see them, and their lights."""
+
+  latents: Array | Codes  # [n, latent]
+  cameras: Cameras  # [n]
+  lights: Lights | None = None  # [n]; None for methods without light, or where the mean light is meant
+
+  @property
+  def size(self) -> int:
+    """n."""
+    return jax.tree.leaves(self.latents)[0].shape[0]
+
+
+@record
 class FieldSamples:
   """What a field answers at points. `raw` is before any activation; `gradient` is d raw / d world position or None."""
 
@@ -130,7 +144,7 @@ class Rendering:
 
 
 @record
-class CriticOutput:
+class DiscriminatorOutput:
   """A discriminator's answer: a logit (no sigmoid), and where its heads exist a latent and a pose (pitch, yaw)."""
 
   logit: Array  # [*b]

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shapegan_jax.methods.relief_model import NetworkConfig, ReliefConfig, ReliefModel, lit
-from shapegan_jax.methods.staged_settings import Subjects
+from shapegan_jax.methods.gan2shape.engine_settings import Subjects
+from shapegan_jax.methods.gan2shape.relief_model import NetworkConfig, ReliefConfig, ReliefModel, lit
 from shapegan_jax.rendering.warping import sample_image
 
 LATENT = 4
@@ -28,7 +28,7 @@ _LIGHT = (-0.2, 0.2, 0.0, 0.3)
 )
 @dataclasses.dataclass(frozen=True)
 class AnalyticGan:
-  """Has what `methods.frozen_gan.FrozenGan` has."""
+  """Has what `methods.stylegan2.frozen.FrozenGan` has."""
 
   depth: jax.Array  # [s, s] canonical, known
   albedo: jax.Array  # [s, s, 3] in [-1, 1]

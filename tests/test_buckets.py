@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from shapegan_jax.checkpoints import claim_workdir, read_config
 from shapegan_jax.errors import UserError
 from shapegan_jax.files import aside, located
-from shapegan_jax.metrics.writer import MetricsWriter, write_png
+from shapegan_jax.reporting.writer import MetricsWriter, write_png
 
 WORKDIR = "gs://bucket/runs/a"
 

@@ -19,9 +19,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import common
-from shapegan_jax.data.pipeline import open_source
+from shapegan_jax.data.sources import open_source
 from shapegan_jax.errors import UserError
-from shapegan_jax.methods.base import Method, build
+from shapegan_jax.methods.base import Method
+from shapegan_jax.methods.catalog import build
 from shapegan_jax.rng import root_key
 from shapegan_jax.schedules import Stage
 
@@ -79,7 +80,7 @@ def test_a_config_opens_with_its_command_and_offers_heads_and_smoke(name):
 def test_a_preset_builds_refuses_typos_and_survives_its_json(name, preset):
   written = json.loads(json.dumps(config_of(name, preset).to_dict()))
   assert build(written).stages == method_of(name, preset).stages
-  sections = {"stages", "objectives", "optimizers", "cameras", "field", "critic", "synthesis"}
+  sections = {"stages", "objectives", "optimizers", "cameras", "field", "discriminator", "synthesis"}
   sections = (sections | {"relief", "networks", "masks"}) & set(written)
   assert len(sections) >= 5
   for section in sorted(sections):

@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from benchmarks.speed_cases import CASES
-from shapegan_jax.costs import peak_bytes
+from shapegan_jax.planning.costs import peak_bytes
 
 # {case: (products computed over those of the mathematics, the same of what is done number by number, MB)}
 BOUNDS = {

@@ -16,9 +16,9 @@ from compiler_flags import HURRY
 from toy_method import ToyMethod, ToySource, toy_config
 
 from shapegan_jax import parallel
-from shapegan_jax.costs import collectives
 from shapegan_jax.errors import UserError
 from shapegan_jax.model import from_workdir
+from shapegan_jax.planning.costs import collectives
 from shapegan_jax.train import train
 
 TOY = Path(__file__).with_name("toy_method.py")

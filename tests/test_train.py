@@ -14,13 +14,16 @@ import pytest
 from PIL import Image
 from toy_method import ToyMethod, ToySource, toy_config
 
-from shapegan_jax import evaluate as evaluation
 from shapegan_jax.errors import UserError
-from shapegan_jax.evaluate import alarms, data_depth_deviation, evaluate
-from shapegan_jax.metrics import previews
-from shapegan_jax.metrics.writer import MetricsWriter, Progress, duration
+from shapegan_jax.evaluation import evaluate as evaluation
+from shapegan_jax.evaluation.evaluate import evaluate
+from shapegan_jax.evaluation.health import alarms, data_depth_deviation
+from shapegan_jax.reporting import previews
+from shapegan_jax.reporting.progress import Progress, duration
+from shapegan_jax.reporting.writer import MetricsWriter
 from shapegan_jax.schedules import Stage
 from shapegan_jax.train import expected_seconds, train
+from shapegan_jax.types import Scene
 
 ROOT = Path(__file__).resolve().parent.parent
 TOY = Path(__file__).with_name("toy_method.py")
@@ -230,7 +233,8 @@ def test_a_resumed_log_drops_what_came_after_and_a_cut_line(tmp_path):
 def test_a_preview_has_a_labelled_row_per_map_and_white_where_nothing_is(key):
   method = ToyMethod()
   cameras = method.sample_cameras(key, 2)
-  front = method.render(method.params_of(method.init(key)), method.sample_latents(key, 2), cameras, resolution=16)
+  scene = Scene(method.sample_latents(key, 2), cameras)
+  front = method.render(method.params_of(method.init(key)), scene, resolution=16)
   grid = previews.preview_grid(front, cameras, {"yaw 0": front})
   rows, cell = 6, 64
   assert grid.shape == (rows * (cell + 2), 56 + 2 * (cell + 2), 3)

@@ -100,7 +100,8 @@ class ToyMethod:
   def codes(self, params, latents, *, truncation=1.0):
     return Codes((truncation * latents,))
 
-  def render(self, params, latents, cameras, lights=None, *, resolution, truncation=1.0, key=None):
+  def render(self, params, scene, *, resolution, truncation=1.0, key=None):
+    latents, cameras = scene.latents, scene.cameras
     rays = cast_rays(cameras, pixel_grid(resolution, resolution), near=0.88, far=1.12)
     along = jnp.sum(rays.origins * rays.directions, -1)
     inside = along**2 - jnp.sum(rays.origins**2, -1) + params["radius"] ** 2

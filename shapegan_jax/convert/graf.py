@@ -162,7 +162,7 @@ def nerf_config(generator: Generator, *, dataset: Dataset = "carla") -> dict[str
     },
     "cameras": dict(cameras),
     "patches": {"size": 32},
-    "critic": {"width_multiplier": 1.0},
+    "discriminator": {"width_multiplier": 1.0},
     "rendering": {
       **{"fine": False, "clamp": "relu", "last": "published", "last_back": False, "eval_last_back": False},
       **{"background": background, "normalise_distance": True, "density_noise_steps": 5000},

@@ -17,14 +17,14 @@ from shapegan_jax.convert.pickles import Unreadable
 from shapegan_jax.convert.torch_files import naming, read_torch
 from shapegan_jax.convert.torch_values import Tensor, tensors_of
 from shapegan_jax.errors import UserError
-from shapegan_jax.networks.inception import CLASSES, FEATURES, convolution_shapes
+from shapegan_jax.networks.features.inception import CLASSES, FEATURES, convolution_shapes
 
 _EPSILON = 1e-3  # of the normalisations: TensorFlow's, not PyTorch's default
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
 def read_inception(path: str | Path) -> dict[str, Any]:
-  """Parameters for `networks.inception` from a .npz, or else from a file that torch.save wrote.
+  """Parameters for `networks.features.inception` from a .npz, or else from a file that torch.save wrote.
 
   Raises:
     UserError: the file cannot be read, or does not hold this network.

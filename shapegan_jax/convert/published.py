@@ -128,7 +128,7 @@ def siren_config(generator: Generator, *, method: Method, dataset: Dataset | Non
       "eval_samples": 0,
       "chunk_points": 0,
     },
-    "critic": _critic(method, dataset, stage.resolution),
+    "discriminator": _discriminator(method, dataset, stage.resolution),
     "stages": {
       **{name: (value,) for name, value in stage._asdict().items()},
       **{"start": (0,), "topk_group": (0,), "gradient_scale": (1.0,)},
@@ -147,7 +147,7 @@ def siren_config(generator: Generator, *, method: Method, dataset: Dataset | Non
   return config
 
 
-def _critic(method: Method, dataset: Dataset, resolution: int) -> dict[str, Any]:
+def _discriminator(method: Method, dataset: Dataset, resolution: int) -> dict[str, Any]:
   strided = (method != "gof" and dataset == "cats") or (method, dataset) == ("pigan", "celeba")
   plain = method != "gof" and dataset == "cats"
   return {

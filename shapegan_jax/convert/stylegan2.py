@@ -30,7 +30,7 @@ _MEAN_SAMPLES = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Gan:
-  """A converted GAN: what `methods.stylegan2` exports, and the sections of a config that the file tells."""
+  """A converted GAN: what `methods.stylegan2.method` exports, and the sections of a config that the file tells."""
 
   params: dict[str, Any]
   config: dict[str, Any]
@@ -65,34 +65,34 @@ def _is_nvidia(path: Path) -> bool:
 
 def _from_rosinality(tree: Any) -> Gan:
   parts = tree if isinstance(tree, dict) else {}
-  notes, critic = [], None
+  notes, discriminator = [], None
   if "g_ema" not in parts and "g" in parts:
     notes.append("the file holds no average; the weights are those of training")
   weights = parts.get("g_ema", parts.get("g", tree))
   mean = parts.get("latent_avg")
   if "d" in parts:
-    critic = _discriminator(ROSINALITY, layouts.without_prefix(tensors_of(parts["d"])))
+    discriminator = _discriminator(ROSINALITY, layouts.without_prefix(tensors_of(parts["d"])))
   tensors = layouts.without_prefix(tensors_of(weights))
-  return _gan(ROSINALITY, tensors, mean, critic, notes)
+  return _gan(ROSINALITY, tensors, mean, discriminator, notes)
 
 
 def _from_nvidia(tree: Any) -> Gan:
   if isinstance(tree, dict):  # PyTorch
     if "G_ema" not in tree:
       raise Unreadable("holds no G_ema; is it a network of StyleGAN2?")
-    generator, critic, names = tree["G_ema"], tree.get("D"), ADA
+    generator, discriminator, names = tree["G_ema"], tree.get("D"), ADA
   elif type(tree) is tuple and len(tree) == 3:  # TensorFlow: G, D, the average of G
-    (_, critic, generator), names = tree, TENSORFLOW
+    (_, discriminator, generator), names = tree, TENSORFLOW
   else:
     raise Unreadable("neither a dictionary nor three networks; is it a file of StyleGAN2?")
   tensors = network_arrays(generator)
   if any(name.startswith(("mapping.embed", "mapping/LabelConcat")) for name in tensors):
     raise Unreadable("a generator that is told a class, which is not supported; choose one without labels")
-  found = critic and _discriminator(
+  found = discriminator and _discriminator(
     names,
-    network_arrays(critic),
-    group=_number(attribute(critic, "b4.mbstd", "group_size")) or 4,
-    clamp=_number(attribute(critic, "b4.conv", "conv_clamp")),
+    network_arrays(discriminator),
+    group=_number(attribute(discriminator, "b4.mbstd", "group_size")) or 4,
+    clamp=_number(attribute(discriminator, "b4.conv", "conv_clamp")),
   )
   clamp = _number(attribute(generator, "synthesis.b4.conv1", "conv_clamp"))
   return _gan(names, tensors, tensors.get(names.mean), found, [], clamp=clamp)
@@ -107,12 +107,12 @@ def _gan(
   names: Names,
   tensors: Tensors,
   mean: Any,
-  critic: tuple[dict[str, Any], dict[str, Any]] | None,
+  discriminator: tuple[dict[str, Any], dict[str, Any]] | None,
   notes: list[str],
   *,
   clamp: int = 0,
 ) -> Gan:
-  """`critic`: (parameters, config section); `mean`: the file's mean style, if it has one."""
+  """`discriminator`: (parameters, config section); `mean`: the file's mean style, if it has one."""
   sizes = _generator_sizes(names, tensors)
   params = _filled(names, names.generator(sizes), tensors)
   if mean is None:
@@ -123,17 +123,17 @@ def _gan(
     params |= layouts.fill([slot], {"latent_avg": mean})
   resolution = 4 * 2 ** (len(sizes.channels) - 1)
   section = {"channels": sizes.channels, "exported": False}
-  if critic is None:
+  if discriminator is None:
     notes.append("the file holds no discriminator, which GAN2Shape needs")
   else:
-    params["discriminator"], section = critic
+    params["discriminator"], section = discriminator
     if len(section["channels"]) != len(sizes.channels):
       raise Unreadable("its generator and its discriminator are for pictures of different sizes")
   config = {
     "method": "stylegan2",
     "mapping": {"size": sizes.latent, "layers": sizes.layers, "rate": 0.01},
     "synthesis": {"channels": sizes.channels, "clamp": float(clamp)},
-    "critic": section,
+    "discriminator": section,
     "stages": {
       **{"start": (0,), "resolution": (resolution,), "batch_size": (16,)},
       **{"generator_rate": (2e-3,), "discriminator_rate": (2e-3,)},

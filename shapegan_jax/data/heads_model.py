@@ -21,6 +21,7 @@ from shapegan_jax.data import heads_hair, heads_mesh
 # The distributions, on which configs and tests rely. Angles are radians.
 CAMERA_RADIUS = 1.0
 FOV_DEG = 12.0
+CAMERA = {"radius": CAMERA_RADIUS, "fov_deg": FOV_DEG}  # as `geometry.triangles.project` takes it
 YAW_STD = 0.3  # normal, mean 0; positive: the camera moves to +x
 PITCH_STD = 0.155  # normal, mean 0; positive: the camera moves up
 AMBIENT_MEAN, AMBIENT_STD, AMBIENT_RANGE = 0.35, 0.06, (0.2, 0.5)  # normal, clipped

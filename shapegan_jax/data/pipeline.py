@@ -8,10 +8,8 @@ number of processes, sees the pictures it would have seen. The loader (grain) on
 
 from __future__ import annotations
 
-import bisect
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
@@ -19,49 +17,13 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from shapegan_jax.data.images import resize as resize_antialiased
 from shapegan_jax.data.images import resize_nearest, to_signed_unit
 from shapegan_jax.data.packed import PackedSource
-from shapegan_jax.data.sources import Source, open_source
+from shapegan_jax.data.sources import Source
 from shapegan_jax.errors import UserError
-
-__all__ = ["Source", "batches", "examples_before", "open_source"]
+from shapegan_jax.schedules import Stage, Stages, examples_before, stage_at, stages_between
 
 CACHE_BYTES = 2 * 10**9  # resized pictures kept in memory; beyond it they are resized again each epoch
 THREADS, PREFETCH = 2, 4  # of whole batches
 RESIZES = ("antialias", "legacy")
-
-
-@runtime_checkable
-class StageShape(Protocol):
-  """What the data must know of a stage."""
-
-  @property
-  def resolution(self) -> int: ...
-
-  @property
-  def batch_size(self) -> int: ...
-
-
-Stages = Sequence[tuple[int, StageShape]]
-
-
-def stage_at(stages: Stages, step: int) -> tuple[int, StageShape]:
-  """(start, stage) in force at a step."""
-  return stages[bisect.bisect_right([start for start, _ in stages], step) - 1]
-
-
-def examples_before(stages: Stages, step: int) -> int:
-  """How many examples, over all processes, the steps 0 ... step-1 see."""
-  ends = [start for start, _ in stages[1:]] + [step]
-  return sum(
-    max(0, min(end, step) - start) * stage.batch_size for (start, stage), end in zip(stages, ends, strict=True)
-  )
-
-
-def stages_between(stages: Stages, first_step: int, end_step: int) -> list[StageShape]:
-  """The stages in force at some step in [first_step, end_step)."""
-  ends = [start for start, _ in stages[1:]] + [end_step]
-  return [
-    stage for (start, stage), end in zip(stages, ends, strict=True) if max(start, first_step) < min(end, end_step)
-  ]
 
 
 @functools.lru_cache(maxsize=4)
@@ -130,7 +92,7 @@ class _Pictures:
 
 def batches(
   source: Source,
-  stages: Stages,
+  stages: Stages[Stage],
   *,
   first_step: int,
   num_steps: int,
@@ -186,7 +148,7 @@ def batches(
   pictures = {size: _Pictures(source, held, size, legacy=legacy, cache_bytes=budget) for size in resolutions}
 
   def read_step(step: int) -> dict[str, Float32[np.ndarray, "b h w 3"]]:
-    _, stage = stage_at(stages, step)
+    stage = stage_at(stages, step)
     rows = stage.batch_size // block[1]
     first = examples_before(stages, step) + block[0] * rows
     indices, coins = pick_examples(seed, first, rows, len(source))

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from shapegan_jax.errors import UserError
 from shapegan_jax.networks.layers import Conv, kaiming_normal
-from shapegan_jax.types import CriticOutput, Key, PyTree
+from shapegan_jax.types import DiscriminatorOutput, Key, PyTree
 
 # Channels that a block at this resolution reads; the block writes those of half the resolution. 400 from 16 down.
 _PROGRESSIVE_CHANNELS = {512: 16, 256: 32, 128: 64, 64: 128, 32: 256}
@@ -96,7 +96,7 @@ class _GrowingDiscriminator(nn.Module):
 
   def __call__(
     self, image: Float[Array, "b h w 3"], fade: float | Float[Array, ""] = 1.0, *, fading: bool = True
-  ) -> CriticOutput:
+  ) -> DiscriminatorOutput:
     """The answer for images of any size from 4 x 4 up to `max_resolution`.
 
     Args:
@@ -119,7 +119,7 @@ class _GrowingDiscriminator(nn.Module):
       x = self.blocks[str(size)](x)
     answer = self.heads(x)[:, 0, 0]
     latent = answer[:, 1 : 1 + self.latent_dim] if self.latent_dim else None
-    return CriticOutput(logit=answer[:, 0], latent=latent, pose=answer[:, -2:] if self.pose else None)
+    return DiscriminatorOutput(logit=answer[:, 0], latent=latent, pose=answer[:, -2:] if self.pose else None)
 
   def touch(self) -> None:
     """Makes the parameters of every resolution, where called through `init`; the image's size does not matter."""

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from shapegan_jax.errors import UserError
 from shapegan_jax.networks.layers import Conv, uniform
 from shapegan_jax.numerics import l2_normalize
-from shapegan_jax.types import CriticOutput, Key, PyTree
+from shapegan_jax.types import DiscriminatorOutput, Key, PyTree
 
 # Channels of the features that are 4, 8, ... pixels wide.
 _CHANNELS = {4: 512, 8: 256, 16: 128, 32: 64, 64: 32}
@@ -82,7 +82,7 @@ class PatchDiscriminator(nn.Module):
     strided = [SpectralConv(i, o, 4, stride=2, padding=1) for i, o in itertools.pairwise(widths)]
     self.layers = [*strided, SpectralConv(widths[-1], 1, 4)]
 
-  def __call__(self, image: Float[Array, "b h w 3"]) -> CriticOutput:
+  def __call__(self, image: Float[Array, "b h w 3"]) -> DiscriminatorOutput:
     """The logits of patches."""
     if image.shape[1:3] != (self.resolution, self.resolution):
       raise UserError(
@@ -95,12 +95,12 @@ class PatchDiscriminator(nn.Module):
       if index > 0 or self.resolution <= 32:
         x = instance_norm(x)
       x = jax.nn.leaky_relu(x, 0.2)
-    return CriticOutput(logit=self.layers[-1](x)[:, 0, 0, 0])
+    return DiscriminatorOutput(logit=self.layers[-1](x)[:, 0, 0, 0])
 
   def advance(self) -> None:
     """One step of power iteration in every layer, once per update of the parameters.
 
-    Call as `_, changed = critic.apply(variables, method="advance", mutable=["spectral"])`.
+    Call as `_, changed = discriminator.apply(variables, method="advance", mutable=["spectral"])`.
     """
     for layer in self.layers:
       layer.advance()

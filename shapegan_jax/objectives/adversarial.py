@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def critic_loss(real_logits: Float[Array, "*b n"], fake_logits: Float[Array, "*b n"]) -> Float[Array, ""]:
+def discriminator_loss(real_logits: Float[Array, "*b n"], fake_logits: Float[Array, "*b n"]) -> Float[Array, ""]:
   """E softplus(fake) + E softplus(-real) (Goodfellow et al. 2014, the logistic loss)."""
   return jnp.mean(jax.nn.softplus(fake_logits)) + jnp.mean(jax.nn.softplus(-real_logits))
 
@@ -38,18 +38,19 @@ def top_k_mean(
 
 
 def logits_and_r1(
-  critic_fn: Callable[[Array], Array], images: Float[Array, "b h w c"]
+  discriminator_fn: Callable[[Array], Array], images: Float[Array, "b h w c"]
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
   """Logits of real images and |d logit / d image|^2, from one forward and one backward pass (Mescheder et al. 2018).
 
-  The published penalty is half of their mean times its weight. Differentiating this with respect to the critic's
+  The published penalty is half of their mean times its weight. Differentiating this with respect to the discriminator's
   parameters is reverse over reverse, the cheap form of the second derivative.
   """
-  logits, pull_back = jax.vjp(critic_fn, images)
+  logits, pull_back = jax.vjp(discriminator_fn, images)
   (gradient,) = pull_back(jnp.ones_like(logits))
   return logits, jnp.sum(gradient**2, axis=(1, 2, 3))
 
 
 def consistency_loss(predicted: Float[Array, "*b d"], target: Float[Array, "*b d"]) -> Float[Array, ""]:
-  """Mean squared error between what the critic reads off a fake and what made it: (pitch, yaw) in radians, a latent."""
+  """Mean squared error between what the discriminator reads off a fake, (pitch, yaw) in radians or a latent, and what
+  made it."""
   return jnp.mean((predicted - target) ** 2)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from shapegan_jax.geometry import intervals
 from shapegan_jax.numerics import l2_normalize
 from shapegan_jax.rendering import compositing
 from shapegan_jax.types import FieldFn, FieldSamples, Key, Lights, Rays, Rendering, SampledField, Shader, record
@@ -92,62 +91,6 @@ def with_gradient(field_fn: FieldFn) -> FieldFn:
     return FieldSamples(raw=raw, color=color, gradient=pullback(jnp.ones_like(raw))[0])
 
   return field_with_gradient
-
-
-@dataclasses.dataclass(frozen=True)
-class HierarchicalSampler:
-  """pi-GAN's sampler: `coarse` jittered points, then `fine` points from the coarse weights; both are composited.
-
-  Without a hint the coarse points span [near, far]; with a `Window` they span it. `placement` "even" moves each of
-  the evenly spaced coarse points by up to half a spacing (pi-GAN); "stratified" draws one from each bin (GRAF). `last`
-  names the rule of the last interval: "far" ends at the far plane, "published" is pi-GAN's 1e10.
-  """
-
-  coarse: int
-  fine: int
-  opacity: Opacity = Density()
-  placement: Literal["even", "stratified"] = "even"
-  last: str = "far"
-
-  @property
-  def points_per_ray(self) -> int:
-    return self.coarse + self.fine
-
-  def draw(self, key: Key | None, shape: tuple[int, ...], *, noise_std: Array | None = None) -> Draws:
-    """Random numbers for rays of `shape`; `key=None`: no jitter, evenly spread fine samples, no density noise."""
-    if key is None:
-      return Draws()
-    jitter, fine, first, second = jax.random.split(key, 4)
-    noisy = noise_std is not None
-    return Draws(
-      jitter=jax.random.uniform(jitter, (*shape, self.coarse), minval=-0.5, maxval=0.5),
-      fine=jax.random.uniform(fine, (*shape, self.fine)) if self.fine else None,
-      coarse_noise=noise_std * jax.random.normal(first, (*shape, self.coarse)) if noisy and self.fine else None,
-      noise=noise_std * jax.random.normal(second, (*shape, self.coarse + self.fine)) if noisy else None,
-    )
-
-  def __call__(self, field_fn: FieldFn, rays: Rays, draws: Draws, hints: Window | None = None) -> SampledField:
-    if hints is None:
-      t_points = intervals.uniform_points(rays.near, rays.far, self.coarse)
-    else:
-      t_points = intervals.window_points(hints.centre, hints.width, rays.near, rays.far, self.coarse)
-    if draws.jitter is not None and self.placement == "stratified":
-      ends = t_points[..., 0], t_points[..., -1]
-      t_points = intervals.stratified_points(*ends, self.coarse, draws.jitter + 0.5, bins="midpoints")
-    elif draws.jitter is not None:
-      t_points = intervals.jitter(t_points, draws.jitter)
-    samples = field_fn(points_at(rays, t_points), rays.viewdirs)
-    if self.fine:
-      deltas = intervals.deltas_of(t_points, rays.near, rays.far, last=self.last)
-      raw = samples.raw if draws.coarse_noise is None else samples.raw + draws.coarse_noise
-      weights = compositing.weights_from_alphas(self.opacity(raw, deltas))
-      spread = jnp.linspace(0.0, 1.0, self.fine, dtype=t_points.dtype)
-      uniforms = jnp.broadcast_to(spread, (*t_points.shape[:-1], self.fine)) if draws.fine is None else draws.fine
-      t_fine = jax.lax.stop_gradient(intervals.importance_points(t_points, weights, uniforms))
-      fine_samples = field_fn(points_at(rays, t_fine), rays.viewdirs)
-      t_points, samples = intervals.merge_sorted(t_points, t_fine, samples, fine_samples)
-    deltas = intervals.deltas_of(t_points, rays.near, rays.far, last=self.last)
-    return SampledField(t_points=t_points, deltas=deltas, samples=samples)
 
 
 @dataclasses.dataclass(frozen=True)

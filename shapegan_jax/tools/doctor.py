@@ -137,7 +137,7 @@ def tpu() -> str | None:
 
 def try_out(folders: Sequence[Path]) -> None:
   """The self-test, a line for each part as it ends. `folders` must be writable."""
-  from shapegan_jax.tools import self_test
+  from shapegan_jax.tools.shared import self_test
 
   print("self-test", flush=True)
   start = begun = time.monotonic()

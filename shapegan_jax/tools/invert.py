@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from shapegan_jax.errors import UserError
 from shapegan_jax.files import aside
-from shapegan_jax.tools.outputs import check_folder
-from shapegan_jax.tools.photographs import (
+from shapegan_jax.tools.shared.outputs import check_folder
+from shapegan_jax.tools.shared.photographs import (
   check_mask,
   find_photographs,
   mask_of,
@@ -22,7 +22,7 @@ from shapegan_jax.tools.photographs import (
 if TYPE_CHECKING:
   import numpy as np
 
-  from shapegan_jax.methods.inversion import Inversion
+  from shapegan_jax.inversion.optimization import Inversion
   from shapegan_jax.model import Model
 
 _STEPS = 210  # of the default recipe
@@ -73,10 +73,10 @@ def invert(
   from tqdm import tqdm
 
   from shapegan_jax import parallel
-  from shapegan_jax.methods.encoder import read_encoder
-  from shapegan_jax.methods.inversion import InversionConfig, Inverter
+  from shapegan_jax.inversion.encoder import read_encoder
+  from shapegan_jax.inversion.optimization import InversionConfig, Inverter
   from shapegan_jax.model import load
-  from shapegan_jax.tools.drawing import check_shape, file_names
+  from shapegan_jax.tools.shared.drawing import check_shape, file_names
 
   parallel.enable_compilation_cache()
   loaded = load(model)
@@ -135,9 +135,9 @@ def _write(
   import jax
   import numpy as np
 
-  from shapegan_jax.metrics.writer import write_png
-  from shapegan_jax.tools.inversion_sheet import draw_sheet
-  from shapegan_jax.tools.subjects import Subjects, save_codes
+  from shapegan_jax.reporting.writer import write_png
+  from shapegan_jax.tools.shared.inversion_sheet import draw_sheet
+  from shapegan_jax.tools.shared.subjects import Subjects, save_codes
 
   codes, cameras, lights, rendering = jax.tree.map(
     lambda x: x[index : index + 1], (found.codes, found.cameras, found.lights, found.rendering)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from shapegan_jax.errors import UserError
-from shapegan_jax.tools.outputs import check_folder
-from shapegan_jax.tools.photographs import check_mask, find_photographs
+from shapegan_jax.tools.shared.outputs import check_folder
+from shapegan_jax.tools.shared.photographs import check_mask, find_photographs
 
 if TYPE_CHECKING:
-  from shapegan_jax.methods.lifting import Schedule
+  from shapegan_jax.methods.gan2shape.instances import Schedule
   from shapegan_jax.model import Model
 
 _COLORS = {"white": 1.0, "grey": 0.0, "black": -1.0}
@@ -98,11 +98,12 @@ def lift(
   _numbers(schedule)
   # Only now is anything heavy loaded.
   from shapegan_jax import parallel
-  from shapegan_jax.methods import lifting
-  from shapegan_jax.methods.projection import ProjectionConfig
+  from shapegan_jax.inversion.projection import ProjectionConfig
+  from shapegan_jax.methods.gan2shape.method import instances as lifting
   from shapegan_jax.model import load
-  from shapegan_jax.tools import lift_run, lift_subjects
-  from shapegan_jax.tools.lift_files import Formats, video_ending
+  from shapegan_jax.tools.lifting import run as lift_run
+  from shapegan_jax.tools.lifting import subjects as lift_subjects
+  from shapegan_jax.tools.lifting.files import Formats, video_ending
 
   parallel.enable_compilation_cache()
   loaded = load(model)
@@ -139,7 +140,7 @@ def schedule_of(words: tuple[str, ...], rounds: int | None, *, pretrained: bool)
   """The schedule that `--schedule` and `--rounds` name."""
   import dataclasses
 
-  from shapegan_jax.methods import lifting
+  from shapegan_jax.methods.gan2shape.method import instances as lifting
 
   numbers = _numbers(words)
   if numbers:
@@ -163,11 +164,11 @@ def _numbers(words: tuple[str, ...]) -> tuple[int, ...]:
 
 def _check_formats(output: Path, mesh: tuple[str, ...], video: str) -> None:
   if any(ending != "glb" for ending in mesh):
-    from shapegan_jax.geometry.mesh_files import load_trimesh
+    from shapegan_jax.meshing.files import load_trimesh
 
     load_trimesh()
   if video == "mp4":
-    from shapegan_jax.tools.videos import check_video
+    from shapegan_jax.tools.shared.videos import check_video
 
     check_video(output / "rotate_3d.mp4", 1.0, 24)
 
@@ -184,7 +185,7 @@ def open_generator(
   Raises:
     UserError: it is no model that can lift, or an option does not go with it.
   """
-  from shapegan_jax.methods.frozen_gan import FrozenGan
+  from shapegan_jax.methods.stylegan2.frozen import FrozenGan
   from shapegan_jax.model import with_dependencies
 
   config: dict[str, Any] = dict(loaded.config)
@@ -214,7 +215,7 @@ def open_generator(
   fresh = {
     "method": "gan2shape",
     "stages": {"resolution": size},
-    "gan": {"model": name, "network": {part: config[part] for part in ("mapping", "synthesis", "critic")}},
+    "gan": {"model": name, "network": {part: config[part] for part in ("mapping", "synthesis", "discriminator")}},
     "networks": {"width": width, "encoder_width": width, "offset_width": min(32, width)},
     "relief": {} if fov is None else {"fov_deg": fov},
   }

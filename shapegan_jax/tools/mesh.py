@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shapegan_jax.errors import UserError
 from shapegan_jax.files import aside
-from shapegan_jax.tools.outputs import check_output
+from shapegan_jax.tools.shared.outputs import check_output
 
 
 def mesh(
@@ -42,7 +42,7 @@ def mesh(
     texture: Colours as a texture (an atlas) instead of at the vertices; GLB only.
     texture_size: Pixels a side of the texture.
   """
-  from shapegan_jax.geometry.mesh_files import ENDINGS
+  from shapegan_jax.meshing.files import ENDINGS
 
   check_output(output, ENDINGS)
   if texture and output.suffix.lower() != ".glb":
@@ -55,13 +55,14 @@ def mesh(
   # Only now is anything heavy loaded.
   import functools
 
-  from shapegan_jax.geometry.mesh_files import write_mesh
-  from shapegan_jax.metrics.previews import labelled_grid
-  from shapegan_jax.metrics.writer import write_png
+  from shapegan_jax.meshing import extraction as mesh_extraction
+  from shapegan_jax.meshing.files import write_mesh
+  from shapegan_jax.meshing.textures import textured
   from shapegan_jax.model import load
-  from shapegan_jax.tools import drawing, mesh_extraction
-  from shapegan_jax.tools.subjects import choose
-  from shapegan_jax.tools.textures import textured
+  from shapegan_jax.reporting.previews import labelled_grid
+  from shapegan_jax.reporting.writer import write_png
+  from shapegan_jax.tools.shared import drawing
+  from shapegan_jax.tools.shared.subjects import choose
 
   loaded = load(model)
   drawing.check_shape(loaded, "shapegan mesh")
@@ -91,8 +92,8 @@ def mesh(
 
 def _check_extras(output: Path) -> None:
   """Before the work begins."""
-  from shapegan_jax.geometry.mesh_files import load_trimesh
-  from shapegan_jax.geometry.meshes import load_scikit_image
+  from shapegan_jax.meshing.files import load_trimesh
+  from shapegan_jax.meshing.meshes import load_scikit_image
 
   load_scikit_image()
   if output.suffix.lower() != ".glb":

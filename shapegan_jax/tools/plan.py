@@ -10,7 +10,7 @@ import tyro
 from shapegan_jax.errors import UserError
 
 if TYPE_CHECKING:
-  from shapegan_jax.tools.plan_report import Column
+  from shapegan_jax.planning.report import Column
 
 
 def plan(
@@ -44,8 +44,8 @@ def plan(
 
   settings = read_settings(config, change)
   _start(devices, measure)
-  from shapegan_jax.tools.plan_report import as_json, as_text
-  from shapegan_jax.tools.plan_stages import complete
+  from shapegan_jax.planning.report import as_json, as_text
+  from shapegan_jax.planning.stages import complete
 
   settings, remarks = complete(settings)
   columns = _columns(settings, named=named, measure=measure)
@@ -77,9 +77,9 @@ def _columns(settings: dict[str, Any], *, named: bool, measure: bool) -> list[Co
   """This machine's column, and those of the named devices."""
   import jax
 
-  from shapegan_jax.tools.plan_devices import NAMED, this_device
-  from shapegan_jax.tools.plan_report import Column
-  from shapegan_jax.tools.plan_stages import for_accelerators, plan_run, step_seconds
+  from shapegan_jax.planning.devices import NAMED, this_device
+  from shapegan_jax.planning.report import Column
+  from shapegan_jax.planning.stages import for_accelerators, plan_run, step_seconds
 
   run, device = plan_run(settings, quick=not measure), this_device()
   measured = step_seconds(run) if measure and device.holds(run.memory) is not False else None
@@ -93,8 +93,8 @@ def _columns(settings: dict[str, Any], *, named: bool, measure: bool) -> list[Co
 
 def _advice(columns: list[Column]) -> list[str]:
   """For every device on which the run does not fit, what makes it fit."""
-  from shapegan_jax.methods.siren_parts import device_chunk_points
-  from shapegan_jax.tools.plan_advice import suggestion
+  from shapegan_jax.methods.volume_gan.renderer import device_chunk_points
+  from shapegan_jax.planning.advice import suggestion
 
   found = []
   for column in columns:

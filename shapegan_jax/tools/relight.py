@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shapegan_jax.errors import UserError
-from shapegan_jax.tools.outputs import check_output
+from shapegan_jax.tools.shared.outputs import check_output
 
 if TYPE_CHECKING:
   from shapegan_jax.model import Model
-  from shapegan_jax.tools.subjects import Subjects
+  from shapegan_jax.tools.shared.subjects import Subjects
   from shapegan_jax.types import Lights, Rendering
 
 VIDEOS = (".mp4", ".gif")
@@ -65,13 +65,14 @@ def relight(
   moving = output.suffix.lower() in VIDEOS
   _check_light(azimuth, elevation, ambient, diffuse, light_from, moving)
   if moving:
-    from shapegan_jax.tools.videos import check_video
+    from shapegan_jax.tools.shared.videos import check_video
 
     frames = check_video(output, seconds, fps)
   # Only now is anything heavy loaded.
+  from shapegan_jax.inversion import light_estimation as light_fit
   from shapegan_jax.model import load
-  from shapegan_jax.tools import drawing, light_fit
-  from shapegan_jax.tools.subjects import choose
+  from shapegan_jax.tools.shared import drawing
+  from shapegan_jax.tools.shared.subjects import choose
 
   if light_from is not None:
     light_fit.read_picture(light_from, 64, "--light-from")
@@ -197,8 +198,8 @@ def _in_words(lights: Lights) -> str:
 def _write_sheet(output: Path, subjects: Subjects, rendering: Rendering, columns: dict[str, Any]) -> None:
   import numpy as np
 
-  from shapegan_jax.metrics.writer import write_png
-  from shapegan_jax.tools import drawing
+  from shapegan_jax.reporting.writer import write_png
+  from shapegan_jax.tools.shared import drawing
 
   known = drawing.shown(rendering, subjects.cameras, ("rgb", "albedo", "normals"))
   if subjects.lights is None:
@@ -224,9 +225,10 @@ def _write_video(
 ) -> None:
   import numpy as np
 
-  from shapegan_jax.tools import drawing, light_fit
-  from shapegan_jax.tools.outputs import progress
-  from shapegan_jax.tools.videos import write_video
+  from shapegan_jax.inversion import light_estimation as light_fit
+  from shapegan_jax.reporting.progress import progress
+  from shapegan_jax.tools.shared import drawing
+  from shapegan_jax.tools.shared.videos import write_video
 
   def frames() -> Iterator[Any]:
     for a, e in progress(path, "shading"):

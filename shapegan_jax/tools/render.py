@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from shapegan_jax.errors import UserError
-from shapegan_jax.tools.outputs import check_folder, check_output
+from shapegan_jax.tools.shared.outputs import check_folder, check_output
 
 if TYPE_CHECKING:
   from shapegan_jax.model import Model
-  from shapegan_jax.tools.subjects import Subjects
+  from shapegan_jax.tools.shared.subjects import Subjects
   from shapegan_jax.types import Array
 
 VIDEOS = (".mp4", ".gif")
@@ -64,15 +64,15 @@ def render(
     fps: Pictures of a video in a second.
   """
   if _check_output(output, grid, video):
-    from shapegan_jax.tools.videos import check_video
+    from shapegan_jax.tools.shared.videos import check_video
 
     frames = check_video(output, seconds, fps)
     video = video or "orbit"
   _check_angles(yaw, pitch, video)
   # Only now is anything heavy loaded.
   from shapegan_jax.model import load
-  from shapegan_jax.tools import drawing
-  from shapegan_jax.tools.subjects import choose
+  from shapegan_jax.tools.shared import drawing
+  from shapegan_jax.tools.shared.subjects import choose
 
   loaded = load(model)
   drawing.check_shown(loaded, show)
@@ -137,9 +137,9 @@ def _write_pictures(
   grid: bool,
 ) -> None:
   from shapegan_jax.methods.base import has_shape
-  from shapegan_jax.metrics.previews import to_uint8
-  from shapegan_jax.metrics.writer import write_png
-  from shapegan_jax.tools import drawing
+  from shapegan_jax.reporting.previews import to_uint8
+  from shapegan_jax.reporting.writer import write_png
+  from shapegan_jax.tools.shared import drawing
 
   # Label of a pose -> the subjects there, and what is shown of them.
   views = {label: (drawing.turned(model, subjects, *angles), show or ("rgb",)) for label, angles in poses.items()}
@@ -176,7 +176,7 @@ def orbit(
   model: Model, subjects: Subjects, frames: int, yaw: Sequence[float] = (), pitch: Sequence[float] = ()
 ) -> list[Subjects]:
   """The subjects in every frame of a closed path around the front, or between the ends given (degrees)."""
-  from shapegan_jax.tools import drawing
+  from shapegan_jax.tools.shared import drawing
 
   centre = model.central_cameras(1)
   ends = {}
@@ -203,8 +203,8 @@ def interpolation(
   import jax
   import jax.numpy as jnp
 
-  from shapegan_jax.tools import drawing
-  from shapegan_jax.tools.subjects import Subjects
+  from shapegan_jax.tools.shared import drawing
+  from shapegan_jax.tools.shared.subjects import Subjects
 
   if len(subjects) < 2:
     raise UserError("--video=interpolate: needs two subjects or more, such as --seeds 0 1 2")
@@ -228,8 +228,8 @@ def _mixed(weights: Array, values: Array) -> Array:
 def _write_video(
   model: Model, output: Path, path: list[Subjects], show: tuple[str, ...], resolution: int, fps: int
 ) -> None:
-  from shapegan_jax.tools import drawing
-  from shapegan_jax.tools.videos import write_video
+  from shapegan_jax.tools.shared import drawing
+  from shapegan_jax.tools.shared.videos import write_video
 
   def frames():
     first = None

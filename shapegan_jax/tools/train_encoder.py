@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from shapegan_jax.errors import UserError
-from shapegan_jax.tools.outputs import check_folder, check_output, progress
+from shapegan_jax.reporting.progress import progress
+from shapegan_jax.tools.shared.outputs import check_folder, check_output
 
 
 def train_encoder(
@@ -48,10 +49,10 @@ def train_encoder(
     raise UserError(f"--rate={rate}: must be between 0 and 1, such as 1e-3")
 
   from shapegan_jax import parallel
-  from shapegan_jax.methods import encoder
-  from shapegan_jax.methods.regression import FitConfig
+  from shapegan_jax.fitting import FitConfig
+  from shapegan_jax.inversion import encoder
   from shapegan_jax.model import load
-  from shapegan_jax.tools.drawing import check_shape
+  from shapegan_jax.tools.shared.drawing import check_shape
 
   parallel.enable_compilation_cache()
   generator = load(model)

@@ -42,9 +42,9 @@ def view(
   # Only now is anything heavy loaded.
   from shapegan_jax.model import load
   from shapegan_jax.parallel import enable_compilation_cache
-  from shapegan_jax.tools.drawing import check_shape
-  from shapegan_jax.tools.subjects import read_codes
-  from shapegan_jax.tools.viewer import Viewer
+  from shapegan_jax.tools.shared.drawing import check_shape
+  from shapegan_jax.tools.shared.subjects import read_codes
+  from shapegan_jax.tools.viewer.page import Viewer
 
   enable_compilation_cache()
   loaded = load(model)

@@ -11,7 +11,7 @@ from configs import gof, graf, pigan, shadegan
 from shapegan_jax.convert import graf as graf_files
 from shapegan_jax.convert import pigan_family, published
 from shapegan_jax.errors import UserError
-from shapegan_jax.methods.base import build
+from shapegan_jax.methods.catalog import build
 
 PRESETS = {"pigan": pigan, "gof": gof, "shadegan": shadegan}
 SETS = [(method, dataset) for method, stages in published._STAGES.items() for dataset in stages]
@@ -33,7 +33,7 @@ def test_a_config_is_its_preset(method, dataset):
   view = method != "shadegan"
   found = published.siren_config(generator(method, view=view), method=method, dataset=dataset)
   preset = PRESETS[method].get_config(dataset).to_dict()
-  for name in ("mapping", "cameras", "critic", "surface", "regularisers", "lights"):
+  for name in ("mapping", "cameras", "discriminator", "surface", "regularisers", "lights"):
     assert plain(found.get(name)) == plain(preset.get(name)), name
   assert {**found["field"], "sine": "fast"} == preset["field"]
   # Pictures: no background from the last sample, and as many samples as in training.
@@ -67,7 +67,7 @@ def test_grafs_config_is_its_preset(dataset, view):
   found = graf_files.nerf_config(graf_files.Generator({}, sizes), dataset=dataset)
   preset = graf.get_config(dataset).to_dict()
   preset["field"]["view_condition"] = view
-  for name in ("field", "cameras", "critic", "rendering"):
+  for name in ("field", "cameras", "discriminator", "rendering"):
     assert plain(found[name]) == plain(preset[name]), name
   method = build(json.loads(json.dumps(found)))
   assert method.objectives.r1 == preset["objectives"]["r1"]

@@ -17,7 +17,7 @@ from torch_writer import Call, Global, Persistent, Pickler, state_dict, write
 
 from shapegan_jax.convert.stylegan2 import read_gan
 from shapegan_jax.errors import UserError
-from shapegan_jax.methods.base import build
+from shapegan_jax.methods.catalog import build
 from shapegan_jax.rng import root_key
 
 D, CHANNELS = 6, (5, 4, 3)  # latents; channels at 4, 8 and 16 pixels
@@ -72,18 +72,18 @@ def rosinality(rng):
   return g, d, rng.normal(size=D).astype(np.float32)
 
 
-def checkpoint(generator, critic, mean, **others):
-  return {"g_ema": state_dict(generator), "d": state_dict(critic), "latent_avg": mean, **others}
+def checkpoint(generator, discriminator, mean, **others):
+  return {"g_ema": state_dict(generator), "d": state_dict(discriminator), "latent_avg": mean, **others}
 
 
-RENAMED_CRITIC = {
+RENAMED_DISCRIMINATOR = {
   **{"convs.0.0.weight": "b16.fromrgb.weight", "convs.0.1.bias": "b16.fromrgb.bias"},
   **{"final_conv.0.weight": "b4.conv.weight", "final_conv.1.bias": "b4.conv.bias"},
   **{"final_linear.0.weight": "b4.fc.weight", "final_linear.0.bias": "b4.fc.bias"},
   **{"final_linear.1.weight": "b4.out.weight", "final_linear.1.bias": "b4.out.bias"},
 }
 for _q, _r in ((1, 16), (2, 8)):
-  RENAMED_CRITIC |= {
+  RENAMED_DISCRIMINATOR |= {
     f"convs.{_q}.conv1.0.weight": f"b{_r}.conv0.weight",
     f"convs.{_q}.conv1.1.bias": f"b{_r}.conv0.bias",
     f"convs.{_q}.conv2.1.weight": f"b{_r}.conv1.weight",
@@ -122,8 +122,10 @@ def as_nvidia(g, d, mean):
   for ours, (theirs, *_) in {**LAYERS, **RGBS}.items():
     for leaf in ("weight", "bias"):
       out[f"synthesis.{theirs}.affine.{leaf}"] = g[f"{ours}.conv.modulation.{leaf}"]
-  critic = {new: d[old].reshape(-1) if new.endswith("bias") else d[old] for old, new in RENAMED_CRITIC.items()}
-  return out, critic
+  discriminator = {
+    new: d[old].reshape(-1) if new.endswith("bias") else d[old] for old, new in RENAMED_DISCRIMINATOR.items()
+  }
+  return out, discriminator
 
 
 def as_tensorflow(g, d, mean):
@@ -148,15 +150,15 @@ def as_tensorflow(g, d, mean):
   for ours, (_, theirs, *_) in {**LAYERS, **RGBS}.items():
     synthesis[f"{theirs}/mod_weight"] = g[f"{ours}.conv.modulation.weight"].T
     synthesis[f"{theirs}/mod_bias"] = g[f"{ours}.conv.modulation.bias"] - 1
-  critic = {}
+  discriminator = {}
   places = {"conv0": "Conv0", "conv1": "Conv1_down", "skip": "Skip", "fromrgb": "FromRGB"}
-  for old, new in RENAMED_CRITIC.items():
+  for old, new in RENAMED_DISCRIMINATOR.items():
     block, layer, leaf = new.split(".")
     r = block[1:]
     name = {"conv": "4x4/Conv", "fc": "4x4/Dense0", "out": "Output"}.get(layer, f"{r}x{r}/{places.get(layer)}")
     x = d[old]
-    critic[f"{name}/{leaf}"] = x.reshape(-1) if leaf == "bias" else x.T if x.ndim == 2 else kernel(x)
-  return {"mapping": mapping, "synthesis": synthesis, "": {"dlatent_avg": mean}}, critic
+    discriminator[f"{name}/{leaf}"] = x.reshape(-1) if leaf == "bias" else x.T if x.ndim == 2 else kernel(x)
+  return {"mapping": mapping, "synthesis": synthesis, "": {"dlatent_avg": mean}}, discriminator
 
 
 @pytest.fixture
@@ -185,7 +187,7 @@ def homes(monkeypatch):
   return types.SimpleNamespace(make=make, function=function)
 
 
-def nvidia_pickle(homes, generator, critic, *, group=2, clamp=256, labels=False):
+def nvidia_pickle(homes, generator, discriminator, *, group=2, clamp=256, labels=False):
   """What NVIDIA's PyTorch code pickles: modules through their own function, tensors as files of torch's old format."""
   rebuild_module = homes.function("torch_utils.persistence", "_reconstruct_persistent_obj")
   rebuild_tensor = homes.function("torch._utils", "_rebuild_tensor_v2")
@@ -226,7 +228,7 @@ def nvidia_pickle(homes, generator, critic, *, group=2, clamp=256, labels=False)
 
   clamped = {"conv_clamp": clamp}
   g = module(generator, "G", **{"G.synthesis.b4.conv1": clamped})
-  d = module(critic, "D", **{"D.b4.conv": clamped, "D.b4.mbstd": {"group_size": group}})
+  d = module(discriminator, "D", **{"D.b4.conv": clamped, "D.b4.mbstd": {"group_size": group}})
   snapshot = {"G": None, "D": d, "G_ema": g, "training_set_kwargs": easy(path="x"), "augment_pipe": None}
   return pickle.dumps(snapshot, protocol=4)
 
@@ -240,7 +242,7 @@ def storage_bytes(array):
   return b"".join([*parts, struct.pack("<q", array.size), array.astype("<f4").tobytes()])
 
 
-def tensorflow_pickle(homes, parts, critic):
+def tensorflow_pickle(homes, parts, discriminator):
   network = homes.make("dnnlib.tflib.network", "Network")
 
   def make(variables, **components):
@@ -250,7 +252,7 @@ def tensorflow_pickle(homes, parts, critic):
     return made
 
   average = make(parts[""], mapping=make(parts["mapping"]), synthesis=make(parts["synthesis"]))
-  return pickle.dumps((make({}), make(critic), average), protocol=4)
+  return pickle.dumps((make({}), make(discriminator), average), protocol=4)
 
 
 def shapes(tree):
@@ -287,7 +289,7 @@ def test_three_code_bases_tell_the_same(rosinality, homes, tmp_path):
   path.write_bytes(nvidia_pickle(homes, *as_nvidia(*rosinality)))
   found = read_gan(path)
   same(found.params, expected.params)
-  assert found.config["critic"] == {"channels": CHANNELS, "group": 2, "clamp": 256.0, "exported": True}
+  assert found.config["discriminator"] == {"channels": CHANNELS, "group": 2, "clamp": 256.0, "exported": True}
   assert found.config["synthesis"] == {"channels": CHANNELS, "clamp": 256.0}
   path.write_bytes(nvidia_pickle(homes, *as_nvidia(*rosinality), clamp=None))
   assert read_gan(path).config["synthesis"]["clamp"] == 0.0
@@ -301,7 +303,7 @@ def test_what_a_file_lacks_is_said(rosinality, tmp_path):
   g, d, mean = rosinality
   alone = read_gan(write(tmp_path / "x.pt", state_dict(g)))
   assert "discriminator" not in alone.params
-  assert alone.config["critic"]["exported"] is False
+  assert alone.config["discriminator"]["exported"] is False
   assert ["no mean style" in note or "no discriminator" in note for note in alone.notes] == [True, True]
   method = build(alone.config)
   assert shapes(alone.params) == shapes(jax.eval_shape(lambda: method.params_of(method.init(root_key(0)))))
@@ -339,10 +341,10 @@ def test_what_is_no_stylegan2_is_refused_in_one_line(rosinality, homes, tmp_path
       read_gan(write(path, value))
     assert str(info.value).startswith(f"{path}: ")
     assert "\n" not in str(info.value)
-  generator, critic = as_nvidia(g, d, mean)
+  generator, discriminator = as_nvidia(g, d, mean)
   for raw, words in (
-    (nvidia_pickle(homes, generator | {"mapping.embed.weight": odd}, critic), "told a class"),
-    (nvidia_pickle(homes, generator, critic)[:-40], "damaged"),
+    (nvidia_pickle(homes, generator | {"mapping.embed.weight": odd}, discriminator), "told a class"),
+    (nvidia_pickle(homes, generator, discriminator)[:-40], "damaged"),
     (pickle.dumps({"G": 1}, protocol=4), "holds no G_ema"),
     (pickle.dumps([1], protocol=4), "neither a dictionary nor three networks"),
     (pickle.dumps({"G_ema": io.BytesIO}, protocol=4), r"asks for _io\.BytesIO"),

@@ -13,7 +13,7 @@ import pytest
 
 from shapegan_jax.data import heads, heads_albedo, heads_hair, heads_mesh, heads_model, heads_render, heads_workers
 from shapegan_jax.errors import UserError
-from shapegan_jax.geometry import cameras, pixels
+from shapegan_jax.geometry import cameras, pixels, triangles
 
 TINY = {"train": 5, "validation": 1, "test": 1}
 
@@ -78,7 +78,7 @@ def test_normals_agree_with_finite_differences_of_depth():
     across = np.tan(np.radians(heads_model.FOV_DEG / 2)) * np.linspace(-1, 1, size)
     depth = example["depth"]
     in_camera = np.stack([across * depth, across[::-1, None] * depth, heads_model.CAMERA_RADIUS - depth], -1)
-    points = in_camera @ heads_render.camera_rotation(float(example["yaw"]), float(example["pitch"]))
+    points = in_camera @ triangles.camera_rotation(float(example["yaw"]), float(example["pitch"]))
     normals = np.cross(points[1:-1, 2:] - points[1:-1, :-2], points[:-2, 1:-1] - points[2:, 1:-1])
     mask = example["mask"]
     inside = mask[1:-1, 1:-1] & mask[1:-1, 2:] & mask[1:-1, :-2] & mask[:-2, 1:-1] & mask[2:, 1:-1]
@@ -89,15 +89,15 @@ def test_normals_agree_with_finite_differences_of_depth():
 def test_camera_and_pixels_follow_the_package_convention(rng):
   yaw, pitch = 0.4, -0.2
   camera = cameras.orbit_cameras(jnp.float32(yaw), jnp.float32(pitch), fov=np.radians(heads_model.FOV_DEG).item())
-  np.testing.assert_allclose(heads_render.camera_rotation(yaw, pitch), camera.cam2world[:3, :3].T, atol=1e-6)
+  np.testing.assert_allclose(triangles.camera_rotation(yaw, pitch), camera.cam2world[:3, :3].T, atol=1e-6)
   # A point on the ray of pixel (row 3, column 5) of a 9 x 7 grid, one small triangle around it: only that pixel is hit.
   height, width = 9, 7
   x, y = np.asarray(pixels.pixel_grid(height, width))[3, 5]
   ray = np.array([x, y, -1 / np.tan(np.radians(heads_model.FOV_DEG / 2))])
   point = (np.asarray(camera.cam2world[:3, :3]) @ (ray / -ray[2] * 0.97)) + np.asarray(camera.cam2world[:3, 3])
   corners = np.array([[-1, -1, 0], [1, -1, 0], [0, 1, 0]]) * 1e-3 @ np.asarray(camera.cam2world[:3, :3]).T + point
-  projected, depth = heads_render.project(corners, yaw, pitch)
-  hit = heads_render.rasterize(projected, depth, np.array([[0, 1, 2]]), height=height, width=width)
+  projected, depth = triangles.project(corners, yaw, pitch, **heads_model.CAMERA)
+  hit = triangles.rasterize(projected, depth, np.array([[0, 1, 2]]), height=height, width=width)
   assert hit.pixels.tolist() == [3 * width + 5]
   np.testing.assert_allclose(hit.depth, 0.97, atol=1e-6)
 
@@ -106,9 +106,9 @@ def test_rasterizer_matches_a_loop_over_rays_and_triangles(rng):
   """Reference: Moeller-Trumbore intersection of every ray with every front-facing triangle."""
   points = rng.uniform(-0.1, 0.1, (12, 3))
   faces = rng.permuted(np.tile(np.arange(12), (8, 1)), axis=1)[:, :3]
-  projected, depth = heads_render.project(points, 0.0, 0.0)
+  projected, depth = triangles.project(points, 0.0, 0.0, **heads_model.CAMERA)
   size, factor = 9, 2
-  hit = heads_render.rasterize(projected, depth, faces, height=size, width=size, supersampling=factor)
+  hit = triangles.rasterize(projected, depth, faces, height=size, width=size, supersampling=factor)
   expected = {}
   for row in range(size * factor):
     for column in range(size * factor):
@@ -137,9 +137,9 @@ def test_the_surface_is_closed_with_no_view_through_it(yaw, pitch):
   """Every ray that enters a closed surface leaves it: front and back faces cover the same pixels."""
   model = heads_model.load_model()
   person = heads_model.sample_person(model, heads_model.stream("test", 3, heads_model.SHAPE_STREAM))
-  projected, depth = heads_render.project(person.vertices, yaw, pitch)
-  outside = heads_render.rasterize(projected, depth, model.faces, height=96, width=96)
-  inside = heads_render.rasterize(projected, depth, model.faces[:, ::-1], height=96, width=96)
+  projected, depth = triangles.project(person.vertices, yaw, pitch, **heads_model.CAMERA)
+  outside = triangles.rasterize(projected, depth, model.faces, height=96, width=96)
+  inside = triangles.rasterize(projected, depth, model.faces[:, ::-1], height=96, width=96)
   assert len(np.setxor1d(outside.pixels, inside.pixels)) <= 2  # rays along the silhouette, by rounding
 
 

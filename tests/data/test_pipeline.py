@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from shapegan_jax.data import images, pipeline
 from shapegan_jax.errors import UserError
+from shapegan_jax.schedules import Stage, examples_before
 
 SIZE = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-  resolution: int
-  batch_size: int
 
 
 # Batches of 6, 4 and 2 of 10 examples: epochs end inside batches, and both the resolution and the batch size change.
@@ -99,7 +92,7 @@ def test_an_example_and_its_mirror_depend_on_its_number_and_not_on_the_batches()
   a = np.concatenate(run(Noise(), num_steps=10, stages=one))
   b = np.concatenate(run(Noise(), num_steps=4, stages=many))
   np.testing.assert_array_equal(a, b)
-  assert [pipeline.examples_before(many, n) for n in range(6)] == [0, 6, 12, 16, 20, 24]
+  assert [examples_before(many, n) for n in range(6)] == [0, 6, 12, 16, 20, 24]
 
 
 def test_half_of_the_examples_are_mirrored_and_none_without_flip():

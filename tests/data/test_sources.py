@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from shapegan_jax.data import images, packed
-from shapegan_jax.data.pipeline import Source, open_source
+from shapegan_jax.data.sources import Source, open_source
 from shapegan_jax.errors import UserError
 
 

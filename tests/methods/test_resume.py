@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from shapegan_jax.methods.base import build
+from shapegan_jax.methods.catalog import build
 from shapegan_jax.rng import root_key
 from shapegan_jax.train import train
 

@@ -10,7 +10,7 @@ import pytest
 from shapegan_jax.errors import UserError
 from shapegan_jax.metrics.distribution import frechet_distance, kernel_distance, moments
 from shapegan_jax.metrics.features import FeatureNetwork, collect, quantise
-from shapegan_jax.networks.random_features import random_features, random_kernels
+from shapegan_jax.networks.features.random_features import random_features, random_kernels
 
 
 def test_colours_become_the_nearest_8_bits():

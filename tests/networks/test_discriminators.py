@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shapegan_jax.costs import flops
 from shapegan_jax.errors import UserError
 from shapegan_jax.networks.discriminators import (
   PooledBlock,
@@ -13,6 +12,7 @@ from shapegan_jax.networks.discriminators import (
   StridedBlock,
   StridedDiscriminator,
 )
+from shapegan_jax.planning.costs import flops
 
 NARROW = {"max_resolution": 16, "width_multiplier": 0.02, "max_channels": 6}
 
@@ -22,7 +22,7 @@ def _count(tree):
 
 
 @pytest.mark.parametrize(
-  ("critic", "count"),
+  ("discriminator", "count"),
   [
     (ProgressiveDiscriminator(), 12_412_465),
     (ProgressiveDiscriminator(latent_dim=256, pose=True), 12_825_523),
@@ -31,8 +31,8 @@ def _count(tree):
     (StridedDiscriminator(latent_dim=256, pose=True), 13_291_075),
   ],
 )
-def test_parameter_counts_are_the_published_ones(key, critic, count):
-  assert _count(jax.eval_shape(critic.init_params, key)) == count
+def test_parameter_counts_are_the_published_ones(key, discriminator, count):
+  assert _count(jax.eval_shape(discriminator.init_params, key)) == count
 
 
 def _convolve(x, layer, *, stride=1, padding=0, coord=False):
@@ -90,16 +90,16 @@ def test_the_skip_path_is_projected_only_where_the_width_changes(key):
 
 
 @pytest.mark.parametrize("kind", [ProgressiveDiscriminator, StridedDiscriminator])
-def test_growing_fades_from_the_smaller_critic_to_the_larger(key, rng, kind):
-  critic = kind(**NARROW, pose=True)
-  variables = critic.init_params(key)
+def test_growing_fades_from_the_smaller_discriminator_to_the_larger(key, rng, kind):
+  discriminator = kind(**NARROW, pose=True)
+  variables = discriminator.init_params(key)
   image = jnp.asarray(rng.uniform(-1, 1, (2, 16, 16, 3)), jnp.float32)
-  apply = jax.jit(lambda x, fade: critic.apply(variables, x, fade))
-  grown = critic.apply(variables, image)
+  apply = jax.jit(lambda x, fade: discriminator.apply(variables, x, fade))
+  grown = discriminator.apply(variables, image)
   np.testing.assert_allclose(apply(image, jnp.float32(1)).logit, grown.logit, atol=1e-6)
-  np.testing.assert_allclose(critic.apply(variables, image, 0.3, fading=False).logit, grown.logit, atol=1e-6)
-  # A fully faded-out entrance leaves the critic of half the size, on every second pixel.
-  half = critic.apply(variables, image[:, ::2, ::2])
+  np.testing.assert_allclose(discriminator.apply(variables, image, 0.3, fading=False).logit, grown.logit, atol=1e-6)
+  # A fully faded-out entrance leaves the discriminator of half the size, on every second pixel.
+  half = discriminator.apply(variables, image[:, ::2, ::2])
   np.testing.assert_allclose(apply(image, jnp.float32(0)).logit, half.logit, atol=1e-6)
   np.testing.assert_allclose(apply(image, jnp.float32(0)).pose, half.pose, atol=1e-6)
   between = apply(image, jnp.float32(0.5)).logit
@@ -108,31 +108,31 @@ def test_growing_fades_from_the_smaller_critic_to_the_larger(key, rng, kind):
 
 
 def test_without_fading_the_half_resolution_path_is_not_in_the_program(key):
-  critic = ProgressiveDiscriminator(**NARROW)
-  variables, image = jax.eval_shape(critic.init_params, key), jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+  discriminator = ProgressiveDiscriminator(**NARROW)
+  variables, image = jax.eval_shape(discriminator.init_params, key), jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
 
   def cost(**settings):
-    return flops(lambda v, x: critic.apply(v, x, **settings).logit, variables, image).products
+    return flops(lambda v, x: discriminator.apply(v, x, **settings).logit, variables, image).products
 
   assert cost(fading=False) == cost(fade=1.0) < cost(fade=0.5)
 
 
 def test_every_resolution_has_its_parameters_whatever_the_first_image(key):
-  critic = ProgressiveDiscriminator(**NARROW)
-  variables = critic.init_params(key)
+  discriminator = ProgressiveDiscriminator(**NARROW)
+  variables = discriminator.init_params(key)
   assert {f"entrances_{n}" for n in (16, 8, 4, 2)} <= set(variables["params"])
   for size in (4, 16):
-    other = critic.init(key, jnp.zeros((1, size, size, 3)))
+    other = discriminator.init(key, jnp.zeros((1, size, size, 3)))
     assert jax.tree.structure(other) == jax.tree.structure(variables)
     for a, b in zip(*map(jax.tree.leaves, (other, variables)), strict=True):
       np.testing.assert_array_equal(a, b)
 
 
 def test_heads_are_logit_then_latent_then_pose(key, rng):
-  critic = StridedDiscriminator(**NARROW, latent_dim=5, pose=True)
-  variables = critic.init_params(key)
+  discriminator = StridedDiscriminator(**NARROW, latent_dim=5, pose=True)
+  variables = discriminator.init_params(key)
   variables["params"]["heads"] = {"kernel": jnp.zeros((2, 2, 6, 8)), "bias": jnp.arange(8.0)}
-  answer = critic.apply(variables, jnp.zeros((1, 8, 8, 3)))
+  answer = discriminator.apply(variables, jnp.zeros((1, 8, 8, 3)))
   np.testing.assert_array_equal(answer.logit, [0])
   np.testing.assert_array_equal(answer.latent, [[1, 2, 3, 4, 5]])
   np.testing.assert_array_equal(answer.pose, [[6, 7]])
@@ -143,9 +143,9 @@ def test_heads_are_logit_then_latent_then_pose(key, rng):
 
 @pytest.mark.parametrize("size", [12, 32])
 def test_an_image_size_it_cannot_read_is_named_with_the_remedy(key, size):
-  critic = ProgressiveDiscriminator(**NARROW)
+  discriminator = ProgressiveDiscriminator(**NARROW)
   with pytest.raises(UserError, match=f"{size}x{size}.*4, 8, 16.*max_resolution"):
-    critic.init(key, jnp.zeros((1, size, size, 3)))
+    discriminator.init(key, jnp.zeros((1, size, size, 3)))
 
 
 def test_only_strided_block_kernels_start_kaiming_normal(key):

@@ -44,8 +44,8 @@ def convolve(x, kernel, *, stride, padding):
 @pytest.mark.parametrize("resolution", [8, 32, 64])
 def test_logits_are_the_formula(key, rng, resolution):
   """Including: the first layer is normalised in patches up to 32 pixels, and not in larger ones."""
-  critic = PatchDiscriminator(resolution=resolution, width_multiplier=0.02)
-  variables = critic.init_params(key)
+  discriminator = PatchDiscriminator(resolution=resolution, width_multiplier=0.02)
+  variables = discriminator.init_params(key)
   image = rng.uniform(-1, 1, (2, resolution, resolution, 3)).astype(np.float32)
   x, layers = image.astype(np.float64), sorted(variables["params"])
   for i, name in enumerate(layers):
@@ -60,7 +60,7 @@ def test_logits_are_the_formula(key, rng, resolution):
       x = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
     x = np.where(x > 0, x, 0.2 * x)
   assert x.shape == (2, 1, 1, 1)
-  np.testing.assert_allclose(critic.apply(variables, jnp.asarray(image)).logit, x.ravel(), rtol=2e-4, atol=1e-4)
+  np.testing.assert_allclose(discriminator.apply(variables, jnp.asarray(image)).logit, x.ravel(), rtol=2e-4, atol=1e-4)
 
 
 def test_power_iteration_finds_the_largest_singular_value(key, rng):
@@ -81,9 +81,9 @@ def test_power_iteration_finds_the_largest_singular_value(key, rng):
 
 
 def test_one_step_of_power_iteration_is_the_formula(key):
-  critic = PatchDiscriminator(resolution=16, width_multiplier=0.02)
-  before = critic.init_params(key)
-  after = advanced(critic, before)
+  discriminator = PatchDiscriminator(resolution=16, width_multiplier=0.02)
+  before = discriminator.init_params(key)
+  after = advanced(discriminator, before)
   assert jax.tree.map(jnp.shape, before) == jax.tree.map(jnp.shape, after)
   for name, vectors in before["spectral"].items():
     w, u = matrix(before["params"][name]["kernel"]), np.asarray(vectors["u"], np.float64)
@@ -113,9 +113,9 @@ def test_instance_norm_gives_every_channel_of_every_image_mean_0_and_deviation_1
 
 
 def test_a_patch_of_another_size_is_named(key):
-  critic = PatchDiscriminator(resolution=8, width_multiplier=0.02)
-  variables = critic.init_params(key)
+  discriminator = PatchDiscriminator(resolution=8, width_multiplier=0.02)
+  variables = discriminator.init_params(key)
   with pytest.raises(UserError, match="reads patches of 8x8 pixels, not 16x16"):
-    critic.apply(variables, jnp.zeros((1, 16, 16, 3)))
+    discriminator.apply(variables, jnp.zeros((1, 16, 16, 3)))
   with pytest.raises(UserError, match="cannot read patches of 24 pixels: choose one of 8, 16, 32, 64, 128"):
     PatchDiscriminator(resolution=24).init_params(key)

@@ -114,11 +114,11 @@ def test_groups_vary_by_their_deviation(rng):
 
 
 def test_features_are_those_on_the_way_to_the_logit(rng):
-  critic = Discriminator((5, 4, 3), group=2)
-  variables = critic.init_params(jax.random.key(0))
+  discriminator = Discriminator((5, 4, 3), group=2)
+  variables = discriminator.init_params(jax.random.key(0))
   image = jnp.asarray(rng.uniform(-1, 1, (2, 16, 16, 3)), jnp.float32)
-  assert jax.eval_shape(critic.apply, variables, image).shape == (2,)
-  look = jax.jit(functools.partial(critic.apply, method="features"), static_argnums=2)
+  assert jax.eval_shape(discriminator.apply, variables, image).shape == (2,)
+  look = jax.jit(functools.partial(discriminator.apply, method="features"), static_argnums=2)
   features = look(variables, image)
   assert [x.shape for x in features] == [(2, 8, 8, 4), (2, 4, 4, 5)]
   (first,) = look(variables, image, 1)

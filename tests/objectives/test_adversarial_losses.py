@@ -9,7 +9,7 @@ import pytest
 
 from shapegan_jax.objectives.adversarial import (
   consistency_loss,
-  critic_loss,
+  discriminator_loss,
   generator_loss,
   logits_and_r1,
   top_k_mean,
@@ -23,11 +23,11 @@ def _softplus(x):
 def test_losses_are_the_logistic_ones(rng):
   real, fake = rng.standard_normal((2, 6)).astype(np.float32)
   expected = _softplus(fake).mean() + _softplus(-real).mean()
-  np.testing.assert_allclose(critic_loss(jnp.asarray(real), jnp.asarray(fake)), expected, rtol=1e-6)
+  np.testing.assert_allclose(discriminator_loss(jnp.asarray(real), jnp.asarray(fake)), expected, rtol=1e-6)
   np.testing.assert_allclose(generator_loss(jnp.asarray(fake)), _softplus(-fake).mean(), rtol=1e-6)
 
 
-def test_a_fooled_critic_costs_the_generator_nothing_and_huge_logits_stay_finite():
+def test_a_fooled_discriminator_costs_the_generator_nothing_and_huge_logits_stay_finite():
   assert generator_loss(jnp.array([1e4])) == 0
   np.testing.assert_allclose(generator_loss(jnp.array([-1e4])), 1e4)
   assert np.all(np.isfinite(jax.grad(generator_loss)(jnp.array([1e4, -1e4, 0.0]))))
@@ -48,7 +48,7 @@ def test_top_k_of_equal_logits_keeps_the_count_and_only_the_kept_get_gradient():
   np.testing.assert_allclose(gradient, [-1 / 6, -1 / 6, -1 / 6, 0, 0], rtol=1e-6)
 
 
-def test_r1_of_a_linear_critic_is_its_squared_weight_per_image(rng):
+def test_r1_of_a_linear_discriminator_is_its_squared_weight_per_image(rng):
   weight = jnp.asarray(rng.standard_normal((4, 4, 3)), jnp.float32)
   images = jnp.asarray(rng.standard_normal((3, 4, 4, 3)), jnp.float32)
   logits, penalty = logits_and_r1(lambda x: jnp.einsum("bhwc,hwc->b", x, weight), images)
@@ -60,17 +60,19 @@ def test_r1_and_its_gradient_are_finite_differences(rng):
   images = jnp.asarray(rng.standard_normal((2, 2, 2, 1)), jnp.float32)
   weights = jnp.asarray(rng.standard_normal((4, 5)), jnp.float32)
 
-  def critic(w, x):
+  def discriminator(w, x):
     return jnp.sum(jnp.sin(x.reshape(-1, 4) @ w), -1)
 
   def penalty(w):
-    return logits_and_r1(lambda x: critic(w, x), images)[1].mean()
+    return logits_and_r1(lambda x: discriminator(w, x), images)[1].mean()
 
   h, expected = 1e-2, 0.0
   for pixel in np.ndindex(2, 2, 1):
     step = np.zeros((1, 2, 2, 1), np.float32)
     step[0][pixel] = h
-    expected += np.mean(((critic(weights, images + step) - critic(weights, images - step)) / (2 * h)) ** 2)
+    expected += np.mean(
+      ((discriminator(weights, images + step) - discriminator(weights, images - step)) / (2 * h)) ** 2
+    )
   np.testing.assert_allclose(penalty(weights), expected, rtol=2e-3)
   direction = jnp.asarray(rng.standard_normal((4, 5)), jnp.float32)
   slope = (penalty(weights + h * direction) - penalty(weights - h * direction)) / (2 * h)

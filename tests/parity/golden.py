@@ -20,7 +20,7 @@ import pytest
 
 from shapegan_jax.convert.pigan_family import read_generator
 from shapegan_jax.geometry.cameras import from_polar, orbit_cameras
-from shapegan_jax.methods.siren_parts import SirenGenerator
+from shapegan_jax.methods.volume_gan.generators import SirenGenerator
 from shapegan_jax.rendering.compositing import weights_from_alphas
 from shapegan_jax.rendering.volume import Compositor
 from shapegan_jax.types import Array, Cameras, Rendering

@@ -11,11 +11,11 @@ import pytest
 from golden import Recorder, assert_picture, assert_values, channels_last, fixtures, image, read, weighted_variance
 
 from configs import gof
-from shapegan_jax.methods import pigan as pigan_module
-from shapegan_jax.methods.gof import Gof
+from shapegan_jax.methods.volume_gan import pigan as pigan_module
+from shapegan_jax.methods.volume_gan.gof import Gof
 from shapegan_jax.networks.siren import FilmSiren
-from shapegan_jax.rendering.surface import PointSampler, solid
-from shapegan_jax.rendering.volume import HierarchicalSampler, Window, occupancy, with_gradient
+from shapegan_jax.rendering.samplers import HierarchicalSampler, PointSampler, solid
+from shapegan_jax.rendering.volume import Window, occupancy, with_gradient
 from shapegan_jax.types import FieldSamples
 
 VARIANTS = {

@@ -36,10 +36,10 @@ def assert_complete(variables, network, key):
 def test_the_progressive_discriminator_is_the_published_one(key, size, fade):
   tensors, expected = load("discriminator_pigan", "discriminator_state.pth")
   variables = {"params": progressive_discriminator(tensors)}
-  critic = ProgressiveDiscriminator(latent_dim=256, pose=True)
-  assert_complete(variables, critic, key)
+  discriminator = ProgressiveDiscriminator(latent_dim=256, pose=True)
+  assert_complete(variables, discriminator, key)
   image = jnp.asarray(channels_last(expected[f"disc_in_{size}"]))
-  answer = jax.jit(critic.apply)(variables, image, jnp.float32(fade))
+  answer = jax.jit(discriminator.apply)(variables, image, jnp.float32(fade))
   name = f"{size}_alpha{fade}"
   assert_values(answer.logit, expected[f"disc_logit_{name}"][:, 0], "logit")
   assert_values(answer.latent, expected[f"disc_latent_{name}"], "latent")
@@ -49,11 +49,11 @@ def test_the_progressive_discriminator_is_the_published_one(key, size, fade):
 def test_the_patch_discriminator_is_the_published_one(key):
   tensors, expected = load("graf_discriminator", "discriminator_state.pth")
   variables = patch_discriminator(tensors)
-  critic = PatchDiscriminator()
-  assert_complete(variables, critic, key)
+  discriminator = PatchDiscriminator()
+  assert_complete(variables, discriminator, key)
   # The published network takes rows of colours: it read the memory of this array as [batch, height, width, 3].
   patches = jnp.asarray(expected["disc_in"].reshape(-1, 32, 32, 3))
-  answer = jax.jit(critic.apply)(variables, patches)
+  answer = jax.jit(discriminator.apply)(variables, patches)
   assert_values(answer.logit, expected["disc_logit"][:, 0, 0, 0], "logit")
 
 

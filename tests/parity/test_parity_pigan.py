@@ -9,7 +9,8 @@ import pytest
 from golden import assert_picture, assert_values, channels_last, fixtures, image, read, with_mapping
 
 from configs import pigan
-from shapegan_jax.methods.pigan import PiGan
+from shapegan_jax.methods.volume_gan.pigan import PiGan
+from shapegan_jax.types import Scene
 
 VARIANTS = {
   "plain": {},
@@ -53,7 +54,7 @@ def test_the_whole_way_from_latents_to_the_training_picture(path):
 
   @jax.jit
   def draw(params, latents):
-    return method.render(params, latents, golden.cameras, resolution=24).rgb
+    return method.render(params, Scene(latents, golden.cameras), resolution=24).rgb
 
   rgb = draw(golden.params, jnp.asarray(golden.expected["z"]))
   assert_picture(image(rgb), channels_last(golden.expected["image_train"]))

@@ -12,10 +12,10 @@ from golden import Recorder, assert_picture, assert_values, channels_last, fixtu
 
 from configs import shadegan
 from shapegan_jax.geometry.cameras import to_polar
-from shapegan_jax.methods import pigan as pigan_module
-from shapegan_jax.methods import shadegan as shadegan_module
+from shapegan_jax.methods.volume_gan import pigan as pigan_module
+from shapegan_jax.methods.volume_gan import shadegan as shadegan_module
 from shapegan_jax.rendering.shading import lambertian
-from shapegan_jax.types import Lights
+from shapegan_jax.types import Lights, Scene
 
 # In a bin without weight (mass 2e-5) float32 knows the place of an importance sample to 0.3 % of the bin, and within a
 # bin a normal turns by degrees: the same formulas in float64 differ from the published float32 normals in 0.8 % of the
@@ -44,7 +44,7 @@ def test_pictures_and_all_they_are_made_of_are_the_published_ones(path, sine, mo
     monkeypatch.setattr(shadegan_module, "lambertian", partial(lambertian, ratio=ratio))
     lights, latents = Lights(jnp.asarray(expected["light"])), jnp.zeros((2, 256))
     truncated, raw = (
-      method.render(params, latents, cameras, lights, resolution=24, truncation=psi) for psi in (0.7, 1.0)
+      method.render(params, Scene(latents, cameras, lights), resolution=24, truncation=psi) for psi in (0.7, 1.0)
     )
     return truncated, raw
 

@@ -16,8 +16,8 @@ from convert.torch_writer import state_dict, write
 from golden import SHIPPED, assert_values, channels_last, folder, original
 
 from shapegan_jax.convert.stylegan2 import read_gan
-from shapegan_jax.methods.base import build
-from shapegan_jax.methods.frozen_gan import FrozenGan
+from shapegan_jax.methods.catalog import build
+from shapegan_jax.methods.stylegan2.frozen import FrozenGan
 
 NAME = "gan2shape_thin"
 FIXTURES = ["zip", "stream"] + (["original"] if folder() else [])
@@ -59,7 +59,7 @@ def synthesize(gan, w, noise):
 def test_the_networks_are_the_published_ones(golden, gan):
   found, expected = golden
   assert found.config["mapping"] == {"size": 64, "layers": 4, "rate": 0.01}
-  assert found.config["synthesis"]["channels"] == found.config["critic"]["channels"] == (48, 48, 32, 24, 16)
+  assert found.config["synthesis"]["channels"] == found.config["discriminator"]["channels"] == (48, 48, 32, 24, 16)
   w = gan.styles(jnp.asarray(expected["z"]))
   assert_values(w, expected["w"], "w")
   noise = [jnp.asarray(expected[f"noise_{i}"][0]) for i in range(9)]
@@ -68,5 +68,5 @@ def test_the_networks_are_the_published_ones(golden, gan):
   stored = [gan.params["noise"][f"noise_{i}"][None] for i in range(9)]
   truncated = synthesize(gan, (mean + 0.7 * (w - mean))[2:], stored)
   assert_values(truncated, channels_last(expected["image_trunc_constnoise"]), "truncated, with stored noise")
-  logits = jax.jit(lambda image: gan.critic.apply({"params": gan.params["discriminator"]}, image))
+  logits = jax.jit(lambda image: gan.discriminator.apply({"params": gan.params["discriminator"]}, image))
   assert_values(logits(jnp.asarray(channels_last(expected["disc_in"]))), expected["disc_logit"][:, 0], "logits")

@@ -43,11 +43,13 @@ def spectral_vectors(kernel):
 
 def answers(key):
   """Every network's answer to waves, at a small size."""
-  critic = ProgressiveDiscriminator(max_resolution=32, width_multiplier=0.05, max_channels=12, latent_dim=3, pose=True)
-  variables = filled(jax.eval_shape(critic.init_params, key))
+  discriminator = ProgressiveDiscriminator(
+    max_resolution=32, width_multiplier=0.05, max_channels=12, latent_dim=3, pose=True
+  )
+  variables = filled(jax.eval_shape(discriminator.init_params, key))
   found = {}
   for size, fade in ((16, 1.0), (32, 0.3)):
-    answer = jax.jit(critic.apply)(variables, jnp.asarray(wave((2, size, size, 3), 0.5)), fade)
+    answer = jax.jit(discriminator.apply)(variables, jnp.asarray(wave((2, size, size, 3), 0.5)), fade)
     for name in ("logit", "latent", "pose"):
       found[f"progressive_{size}_{name}"] = getattr(answer, name)
   patch = PatchDiscriminator(width_multiplier=0.05)

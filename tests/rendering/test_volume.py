@@ -13,12 +13,12 @@ import pytest
 from shapegan_jax.geometry.cameras import orbit_cameras
 from shapegan_jax.geometry.pixels import pixel_grid
 from shapegan_jax.geometry.rays import cast_rays
+from shapegan_jax.rendering.samplers import HierarchicalSampler
 from shapegan_jax.rendering.shading import lambertian
 from shapegan_jax.rendering.volume import (
   Compositor,
   Density,
   Draws,
-  HierarchicalSampler,
   Window,
   occupancy,
   points_at,

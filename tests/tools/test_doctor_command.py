@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import pytest
 
 from shapegan_jax.tools import doctor as module
-from shapegan_jax.tools import self_test
 from shapegan_jax.tools.cli import _run
 from shapegan_jax.tools.doctor import EXTRAS, doctor, hints
+from shapegan_jax.tools.shared import self_test
 
 ROOT = Path(__file__).parents[2]
 

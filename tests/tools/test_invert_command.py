@@ -12,12 +12,13 @@ from PIL import Image
 
 from configs import common, shadegan
 from shapegan_jax.errors import UserError
-from shapegan_jax.methods import encoder as encoders
-from shapegan_jax.methods.base import build
+from shapegan_jax.inversion import encoder as encoders
+from shapegan_jax.meshing import extraction as mesh_extraction
+from shapegan_jax.methods.catalog import build
 from shapegan_jax.model import Model, load
-from shapegan_jax.tools import inversion_sheet, mesh_extraction
 from shapegan_jax.tools.invert import read_photograph
-from shapegan_jax.tools.subjects import choose
+from shapegan_jax.tools.shared import inversion_sheet
+from shapegan_jax.tools.shared.subjects import choose
 
 
 @pytest.fixture(scope="module")

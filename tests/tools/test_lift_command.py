@@ -14,15 +14,17 @@ from PIL import Image
 
 from configs import stylegan2
 from shapegan_jax.geometry.relief import ReliefCamera
-from shapegan_jax.geometry.relief_meshes import relief_mesh
-from shapegan_jax.methods import lifting
-from shapegan_jax.methods.base import build
-from shapegan_jax.methods.frozen_gan import FrozenGan
-from shapegan_jax.methods.gan2shape import Gan2Shape
+from shapegan_jax.meshing.reliefs import relief_mesh
+from shapegan_jax.methods.catalog import build
+from shapegan_jax.methods.gan2shape.method import Gan2Shape
+from shapegan_jax.methods.gan2shape.method import instances as lifting
+from shapegan_jax.methods.stylegan2.frozen import FrozenGan
 from shapegan_jax.model import Model, load
 from shapegan_jax.parallel import StopSignals
 from shapegan_jax.tools import lift as lift_command
-from shapegan_jax.tools import lift_files, lift_run, lift_subjects
+from shapegan_jax.tools.lifting import files as lift_files
+from shapegan_jax.tools.lifting import run as lift_run
+from shapegan_jax.tools.lifting import subjects as lift_subjects
 
 SIZE = 8
 SCHEDULE = ("--schedule", "2", "3", "2", "--symmetry=none")
@@ -60,7 +62,7 @@ def gan(folder):
 def joint(folder, gan):
   """A GAN2Shape model as joint training leaves it, but untrained."""
   network = {
-    name: value for name, value in _load(str(gan)).config.items() if name in ("mapping", "synthesis", "critic")
+    name: value for name, value in _load(str(gan)).config.items() if name in ("mapping", "synthesis", "discriminator")
   }
   config = {
     "method": "gan2shape",

@@ -13,13 +13,14 @@ from PIL import Image
 from tiny_models import tiny
 
 from shapegan_jax import UserError
-from shapegan_jax.geometry.mesh_files import screen_to_linear
-from shapegan_jax.methods.graf import PatchCameraConfig
-from shapegan_jax.methods.siren_parts import SirenGenerator
+from shapegan_jax.meshing.extraction import Extractor
+from shapegan_jax.meshing.files import screen_to_linear
+from shapegan_jax.methods.volume_gan.cameras import PatchCameraConfig
+from shapegan_jax.methods.volume_gan.generators import SirenGenerator
 from shapegan_jax.model import Model
-from shapegan_jax.tools import cli, subjects
+from shapegan_jax.tools import cli
 from shapegan_jax.tools.mesh import mesh
-from shapegan_jax.tools.mesh_extraction import Extractor
+from shapegan_jax.tools.shared import subjects
 from shapegan_jax.types import FieldSamples
 
 pytest.importorskip("skimage")
@@ -67,7 +68,7 @@ def models():
 @pytest.fixture
 def shapegan(models, monkeypatch, tmp_path):
   monkeypatch.setattr("shapegan_jax.model.load", lambda name: models[name])
-  monkeypatch.setattr("shapegan_jax.tools.mesh_extraction._LOOK", 24)  # the level need not be the best
+  monkeypatch.setattr("shapegan_jax.meshing.extraction._LOOK", 24)  # the level need not be the best
   monkeypatch.chdir(tmp_path)
   return lambda *arguments, model="pigan": cli._run(
     mesh, "mesh", [f"--model={model}", f"--resolution={CELLS}", *arguments]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shapegan_jax import UserError
-from shapegan_jax.tools.outputs import check_folder, check_output, progress
+from shapegan_jax.reporting.progress import progress
+from shapegan_jax.tools.shared.outputs import check_folder, check_output
 
 
 def test_a_name_that_cannot_be_is_refused(tmp_path):

@@ -8,7 +8,7 @@ from commands import refused, run
 from PIL import Image
 
 from configs import stylegan2
-from shapegan_jax.methods.base import build
+from shapegan_jax.methods.catalog import build
 from shapegan_jax.model import Model
 from shapegan_jax.rng import root_key
 

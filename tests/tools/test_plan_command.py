@@ -12,16 +12,15 @@ from commands import refused, run
 from toy_method import ToyMethod
 
 from shapegan_jax import parallel
-from shapegan_jax.costs import Cost, peak_bytes
-from shapegan_jax.methods.gan_settings import GanStage
-from shapegan_jax.methods.siren_parts import device_chunk_points
-from shapegan_jax.programs import abstract_arguments, trace_update
-from shapegan_jax.settings import read_settings
-from shapegan_jax.tools import plan_advice, plan_stages
-from shapegan_jax.tools.plan_advice import suggestion
-from shapegan_jax.tools.plan_devices import MEMORY_SHARE, NAMED, Device, memory_of
-from shapegan_jax.tools.plan_report import Column, aligned, as_json, as_text, short_time
-from shapegan_jax.tools.plan_stages import (
+from shapegan_jax.methods.volume_gan.renderer import device_chunk_points
+from shapegan_jax.methods.volume_gan.settings import GanStage
+from shapegan_jax.planning import advice as plan_advice
+from shapegan_jax.planning import stages as plan_stages
+from shapegan_jax.planning.advice import suggestion
+from shapegan_jax.planning.costs import Cost, peak_bytes
+from shapegan_jax.planning.devices import MEMORY_SHARE, NAMED, Device, memory_of
+from shapegan_jax.planning.report import Column, aligned, as_json, as_text, short_time
+from shapegan_jax.planning.stages import (
   ACCELERATOR_POINTS,
   KERNEL_SCRATCH,
   RunPlan,
@@ -30,6 +29,8 @@ from shapegan_jax.tools.plan_stages import (
   for_accelerators,
   plan_run,
 )
+from shapegan_jax.programs import abstract_arguments, trace_update
+from shapegan_jax.settings import read_settings
 
 CONFIG = """
 from ml_collections import ConfigDict

@@ -30,7 +30,7 @@ from shapegan_jax import parallel
 from shapegan_jax.programs import abstract_arguments
 from shapegan_jax.rng import root_key
 from shapegan_jax.settings import read_settings
-from shapegan_jax.tools.plan_stages import complete, plan_run
+from shapegan_jax.planning.stages import complete, plan_run
 
 def resident(kind):
   lines = dict(line.split(":", 1) for line in open("/proc/self/status"))

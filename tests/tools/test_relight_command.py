@@ -14,13 +14,13 @@ from tiny_models import tiny
 
 from shapegan_jax import UserError
 from shapegan_jax.geometry.cameras import orbit_cameras
-from shapegan_jax.metrics.previews import to_uint8
+from shapegan_jax.inversion.light_estimation import estimate_lights, relit
 from shapegan_jax.model import Model
 from shapegan_jax.rendering.shading import GaussianLights, lambertian
+from shapegan_jax.reporting.previews import to_uint8
 from shapegan_jax.rng import root_key
-from shapegan_jax.tools import drawing
-from shapegan_jax.tools.light_fit import estimate_lights, relit
 from shapegan_jax.tools.relight import lights_at, relight
+from shapegan_jax.tools.shared import drawing
 from shapegan_jax.types import Lights, Rendering
 
 SIZE, CELL, LEFT = 8, 66, 56

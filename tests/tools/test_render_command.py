@@ -13,9 +13,10 @@ from PIL import Image
 from tiny_models import saved, tiny
 
 from shapegan_jax import UserError
-from shapegan_jax.metrics.previews import to_uint8
-from shapegan_jax.tools import cli, drawing, subjects
+from shapegan_jax.reporting.previews import to_uint8
+from shapegan_jax.tools import cli
 from shapegan_jax.tools.render import interpolation, orbit, render
+from shapegan_jax.tools.shared import drawing, subjects
 
 SIZE, CELL, LEFT, HEADER = 8, 66, 56, 16
 

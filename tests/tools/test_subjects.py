@@ -11,7 +11,7 @@ from tiny_models import tiny
 
 from shapegan_jax import UserError
 from shapegan_jax.checkpoints import export_safetensors, import_safetensors
-from shapegan_jax.tools.subjects import choose, from_seeds, save_codes
+from shapegan_jax.tools.shared.subjects import choose, from_seeds, save_codes
 
 
 @pytest.fixture(scope="module", params=["shadegan", "graf"])

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from shapegan_jax import UserError
-from shapegan_jax.tools.videos import check_video, write_video
+from shapegan_jax.tools.shared.videos import check_video, write_video
 
 HAS_FFMPEG = importlib.util.find_spec("imageio_ffmpeg") is not None
 

@@ -22,17 +22,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from shapegan_jax.tools.viewer.page.worker import Worker
 from tiny_models import saved, tiny
 
 from shapegan_jax import UserError
 from shapegan_jax.checkpoints import Checkpoints, write_json
-from shapegan_jax.metrics.previews import pictures
+from shapegan_jax.reporting.previews import pictures
 from shapegan_jax.rng import root_key
-from shapegan_jax.tools import viewer_panes as panes
 from shapegan_jax.tools.cli import _run
-from shapegan_jax.tools.subjects import from_seeds
+from shapegan_jax.tools.shared.subjects import from_seeds
 from shapegan_jax.tools.view import view
-from shapegan_jax.tools.viewer_worker import Worker
+from shapegan_jax.tools.viewer.page import panes
 
 ROOT = Path(__file__).parents[2]
 SIZE = 8
@@ -228,7 +228,7 @@ def test_the_command_serves_until_ctrl_c(tmp_path):
 def serve():
   """A function that starts viewers, which are stopped at the end."""
   pytest.importorskip("viser")
-  from shapegan_jax.tools.viewer import Viewer
+  from shapegan_jax.tools.viewer.page import Viewer
 
   running = []
 
@@ -242,7 +242,7 @@ def serve():
 
 
 def test_a_newer_checkpoint_is_shown_as_it_appears(model, serve, tmp_path, monkeypatch):
-  monkeypatch.setattr("shapegan_jax.tools.viewer.LOOK_SECONDS", 0.1)
+  monkeypatch.setattr("shapegan_jax.tools.viewer.page.LOOK_SECONDS", 0.1)
   first, second = (jax.jit(model.method.init)(root_key(seed)) for seed in (0, 1))
   write_json(tmp_path / "config.json", model.config)
   with Checkpoints(tmp_path, asynchronous=False) as checkpoints:
@@ -257,7 +257,7 @@ def test_a_newer_checkpoint_is_shown_as_it_appears(model, serve, tmp_path, monke
 
 
 def test_play_walks_to_and_fro_and_codes_are_shapes(model, serve, tmp_path, monkeypatch):
-  monkeypatch.setattr("shapegan_jax.tools.viewer.WALK_SECONDS", 0.2)
+  monkeypatch.setattr("shapegan_jax.tools.viewer.page.WALK_SECONDS", 0.2)
   subjects = from_seeds(model, (4, 5))
   subjects = dataclasses.replace(subjects, latents=model.codes(subjects.latents))
   viewer = serve(model, subjects=subjects)
@@ -275,9 +275,10 @@ def test_the_exported_mesh_is_of_the_shape_that_is_shown(model, shapes, monkeypa
   """`shapegan mesh` is given a model and a codes file that draw the very picture."""
   import types
 
+  from shapegan_jax.tools.viewer.page.export import export_mesh
+
   from shapegan_jax.model import load
-  from shapegan_jax.tools.subjects import read_codes
-  from shapegan_jax.tools.viewer_export import export_mesh
+  from shapegan_jax.tools.shared.subjects import read_codes
 
   wanted, told = asked(model, first=2, mix=0.5, truncation=0.7, yaw=0.3), {}
 

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from shapegan_jax.methods.base import build
+from shapegan_jax.methods.catalog import build
 from shapegan_jax.model import Model
 from shapegan_jax.rng import root_key
 

@@ -1,0 +1,124 @@
+"""What devices can do: published numbers of named ones, measured ones of this machine; and the time that a step takes.
+
+The model is a roofline by layers, and only a model: of a step, the matrix products and convolutions take as long as
+their arithmetic or their traffic, whichever is longer, and between two products one pass over what they read and wrote
+does everything else (sines, modulation, biases, their derivatives). On a processor, whose cache holds what is passed,
+arithmetic alone counts. Neither the start of a program's many small parts nor the sums over devices are in it, so steps
+under some ten milliseconds are longer than it says. Of what is done in some steps only, every step is charged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from shapegan_jax.numerics import fast_sin
+from shapegan_jax.planning.costs import Cost, flops
+
+MATRIX_SHARE, BANDWIDTH_SHARE = 0.6, 0.8
+"""How much of a named device's published peaks compiled programs are taken to reach. Assumed, not measured."""
+
+PROCESSOR_SHARE = 0.25
+"""How much of a processor's best products and sines a step reaches, whose products are narrower and whose convolutions
+are small: `configs/shadegan.py` 0.27 at 32 pixels and 0.25 at 64, on an idle machine of two cores."""
+
+MEMORY_SHARE = 0.9
+"""How much of a device's memory a step may need: the rest is the driver's, the next batch's and the previews'."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+  """`products`: float32 matrix products as jax computes them there by default, FLOP/s. `elementwise`: FLOP/s of
+  everything else, or None where `bandwidth` [bytes/s] bounds it. `memory` in bytes, None where the system tells none.
+  """
+
+  name: str
+  products: float
+  bandwidth: float | None
+  memory: float | int | None
+  elementwise: float | None = None
+
+  def seconds(self, cost: Cost) -> float:
+    """Of a program of this cost on one device."""
+    arithmetic = cost.products / self.products
+    passing = cost.moved / self.bandwidth if self.bandwidth else 0.0
+    between = passing if self.elementwise is None else cost.elementwise / self.elementwise
+    return max(arithmetic, passing) + between
+
+  @property
+  def limit(self) -> float | None:
+    """What a step may need, in bytes; None where the memory is unknown."""
+    return None if self.memory is None else MEMORY_SHARE * self.memory
+
+  def holds(self, size: float | int) -> bool | None:
+    """Whether a step that needs `size` bytes fits; None where the memory is unknown."""
+    return None if self.limit is None else size <= self.limit
+
+
+def _published(name: str, tflops: float | int, terabytes: float, gigabytes: float | int) -> Device:
+  return Device(name, MATRIX_SHARE * tflops * 1e12, BANDWIDTH_SHARE * terabytes * 1e12, gigabytes * 1e9)
+
+
+# jax's default for float32 products is TensorFloat-32 on NVIDIA GPUs from Ampere on, plain float32 before, and one
+# bfloat16 pass on TPUs (docs.jax.dev, "Matmul precision"); all peaks are dense ones. NVIDIA's figures are from tables
+# of others, not from its own data sheets.
+NAMED = (
+  # SXM: TF32 494.7 TFLOP/s (glennklockwood.com/garden/processors/h100); 4.8 TB/s, 141 GB.
+  _published("H200", 494.7, 4.8, 141),
+  # SXM: TF32 155.9 TFLOP/s (hmc-tech.com/gpu/nvidia-h100-vs-nvidia-a100-sxm-40gb); 1,555 GB/s.
+  _published("A100 40GB", 155.9, 1.555, 40),
+  # The same with 2,039 GB/s.
+  _published("A100 80GB", 155.9, 2.039, 80),
+  # Single precision 8.1 TFLOP/s; 320 GB/s, 16 GB.
+  _published("T4", 8.1, 0.32, 16),
+  # cloud.google.com/tpu/docs/v5e, per chip: bf16 197 TFLOP/s; 819 GB/s, 16 GB.
+  _published("TPU v5e", 197, 0.819, 16),
+  # cloud.google.com/tpu/docs/v6e, per chip: bf16 918 TFLOP/s; 1,638 GB/s, 32 GB.
+  _published("TPU v6e", 918, 1.638, 32),
+)
+
+
+def this_device() -> Device:
+  """The machine's first device, by the best that it does in about a second."""
+  device = jax.local_devices()[0]
+  name, memory = f"this one ({device.device_kind})", memory_of(device)
+  if device.platform == "cpu":
+    rows, kernel = jnp.ones((4096, 256)), jnp.ones((256, 256))  # as many rows as a step has in flight
+    products = _rate(flops(jnp.matmul, rows, kernel).products, jnp.matmul, rows, kernel)
+    elementwise = _rate(flops(fast_sin, rows).elementwise, fast_sin, rows)
+    return Device(name, PROCESSOR_SHARE * products, None, memory, PROCESSOR_SHARE * elementwise)
+  square, many = jnp.ones((8192, 8192)), jnp.ones((1 << 26,))
+  products = _rate(flops(jnp.matmul, square, square).products, jnp.matmul, square, square)
+  return Device(name, products, _rate(2 * many.nbytes, jnp.negative, many), memory)
+
+
+def _rate(work: float | int, function: Callable[..., Any], *inputs: Any) -> float:
+  """`work` per second of the fastest call."""
+  return work / _best_of(jax.jit(function), *inputs)
+
+
+def _best_of(program: Callable[..., Any], *inputs: Any) -> float:
+  """The shortest time of a call, within half a second of them."""
+  jax.block_until_ready(program(*inputs))
+  best, end = float("inf"), time.perf_counter() + 0.5
+  while (begun := time.perf_counter()) < end:
+    jax.block_until_ready(program(*inputs))
+    best = min(best, time.perf_counter() - begun)
+  return best
+
+
+def memory_of(device: Any) -> int | None:
+  """Bytes that jax may use on a device: its own limit, or what the machine has free now."""
+  if device.platform != "cpu":
+    return (device.memory_stats() or {}).get("bytes_limit")
+  try:
+    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    return 1024 * int(lines["MemAvailable"].split()[0])
+  except (OSError, KeyError, ValueError):
+    return None
