@@ -1,7 +1,7 @@
-"""Image -> map: the encoder-decoder that Unsup3D and GAN2Shape estimate depth (and albedo) with.
+"""Image -> map: the encoder-decoder with which Unsup3D and GAN2Shape estimate depth and albedo.
 
 "EDDeconv" of Wu et al. 2020 (Unsup3D, supplement) and Pan et al. 2021 (GAN2Shape): convolutions of stride 2 down to
-4 x 4, a bottleneck of one vector, and the way back by transposed convolutions. Nothing has a bias but the group norms.
+4 x 4, a bottleneck of one vector, and transposed convolutions back up. Only the group norms have biases.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _SLOPE = 0.2
 
 
 class MapNet(nn.Module):
-  """[b, s, s, 3] in [-1, 1] -> [b, s, s, features], without a last activation.
+  """[b, s, s, 3] in [-1, 1] -> [b, s, s, features], without a final activation.
 
   Args:
-    resolution: s, a power of two from 8 on.
-    width: channels at s/2, doubled by every halving (published: 64 at s = 64, 32 at s = 128).
-    bottleneck: length of the vector in the middle.
-    features: channels of the answer: 1 for depth, 3 for albedo (to which a tanh is applied).
-    group_size: channels normalised together; 4 as published; divides `width`.
+    resolution: s, a power of two, at least 8.
+    width: channels at s/2, doubled each time the resolution is halved (published: 64 at s = 64, 32 at s = 128).
+    bottleneck: length of the bottleneck vector.
+    features: output channels: 1 for depth, 3 for albedo (to which a tanh is applied).
+    group_size: channels per group of the group norms (published: 4); must divide `width`.
   """
 
   resolution: int = 64
@@ -46,10 +46,10 @@ class MapNet(nn.Module):
         x = self._norm(f"down_norm_{i}")(x)
       x, channels = nn.leaky_relu(x, _SLOPE), w
     x = nn.relu(Conv(channels, self.bottleneck, 4, use_bias=False, name="bottleneck")(x))
-    x = nn.relu(Spread(channels, name="up_0")(x))
+    x = nn.relu(InitialTransposedConv(channels, name="up_0")(x))
     x = nn.relu(Conv(channels, channels, 3, padding=1, use_bias=False, name="conv_0")(x))
     for i, w in enumerate(widths[-2::-1], 1):
-      x = nn.relu(self._norm(f"up_norm_{i}")(Doubling(w, name=f"up_{i}")(x)))
+      x = nn.relu(self._norm(f"up_norm_{i}")(StridedTransposedConv(w, name=f"up_{i}")(x)))
       x = nn.relu(self._norm(f"conv_norm_{i}")(Conv(w, w, 3, padding=1, use_bias=False, name=f"conv_{i}")(x)))
     x, w = jnp.repeat(jnp.repeat(x, 2, 1), 2, 2), self.width
     x = nn.relu(self._norm("head_norm_0")(Conv(w, w, 3, padding=1, use_bias=False, name="head_0")(x)))
@@ -62,17 +62,17 @@ class MapNet(nn.Module):
 
   @nn.nowrap
   def init_params(self, key: Key) -> PyTree:
-    """The variables `init` returns."""
+    """Initial variables {"params": ...} for images of `resolution` x `resolution` pixels."""
     return init_lazily(self, key, (1, self.resolution, self.resolution, 3))
 
 
 def depth_from_raw(
   raw: Float[Array, "b h w 1"], *, near: float, far: float, centre: bool = False
 ) -> Float[Array, "b h w"]:
-  """A `MapNet`'s answer as depth: tanh -> [near, far], along the optical axis.
+  """Maps the output of a `MapNet` to depth along the optical axis: tanh, scaled to [near, far].
 
-  With `centre` each image's mean is taken off first (published): a mean depth in the middle of the range, for pictures
-  that do not say how far away things are.
+  With `centre` the mean of each map is subtracted first (published), which fixes the mean depth near the middle of the
+  range: a single image does not determine the absolute distance.
   """
   raw = raw[..., 0]
   if centre:
@@ -81,22 +81,22 @@ def depth_from_raw(
   return (1 - t) / 2 * near + (1 + t) / 2 * far
 
 
-class Spread(nn.Module):
-  """A transposed convolution of size 4 from 1 x 1 to 4 x 4 pixels, without bias: a matrix product."""
+class InitialTransposedConv(nn.Module):
+  """A transposed convolution of size 4 from 1 x 1 to 4 x 4 pixels, without bias, as a matrix product."""
 
   features: int
 
   @nn.compact
   def __call__(self, x: Float[Array, "b 1 1 c"]) -> Float[Array, "b 4 4 o"]:
     kernel = self.param("kernel", _output_fan(self.features), (4, 4, x.shape[-1], self.features))
-    # Kernels of transposed convolutions are kept as those of the correlation they are the same as: turned by 180.
+    # Kernels of transposed convolutions are stored as those of the equivalent correlation: rotated by 180 degrees.
     return jnp.einsum("bc,ijco->bijo", x[:, 0, 0], kernel[::-1, ::-1])
 
 
-class Doubling(nn.Module):
+class StridedTransposedConv(nn.Module):
   """A transposed convolution of size 4 and stride 2 (PyTorch's padding 1, XLA's "SAME"), without bias.
 
-  Every output pixel sees 2 x 2 input pixels through one of four quarters of the kernel, so it is one matrix product
+  Every output pixel depends on 2 x 2 input pixels through one quarter of the kernel, so this is one matrix product
   whose columns are then interleaved. On a CPU the gradient of `lax.conv_transpose` takes eight times as long.
   """
 
@@ -116,5 +116,5 @@ class Doubling(nn.Module):
 
 
 def _output_fan(features: int) -> Initializer:
-  """PyTorch takes the fan of a transposed convolution from its outputs."""
+  """PyTorch's initial distribution for transposed convolutions, whose fan is computed from the output channels."""
   return uniform(1 / math.sqrt(features * 16))

@@ -1,9 +1,9 @@
-"""Discriminators that grow with the image: each power-of-two resolution has its own entrance into one chain of blocks.
+"""Progressively growing discriminators: a fromRGB layer for each power-of-two resolution and one chain of blocks.
 
-An image enters at its own resolution and is halved by residual blocks down to 2 x 2. While a new entrance fades in,
-the first block's output is blended with the image of half the size sent through the next entrance (Karras et al. 2018;
-Chan et al. 2021, pi-GAN). All entrances have parameters from the start, so growing changes no tree. Images are NHWC in
-[-1, 1].
+An image enters at its own resolution and is halved by residual blocks down to 2 x 2. While a new resolution fades in,
+the first block's output is blended with the image of half the size passed through the next fromRGB layer (Karras et al.
+2018; Chan et al. 2021, pi-GAN). The layers of all resolutions have parameters from the start, so the parameter tree
+does not change as the images grow. Images are NHWC in [-1, 1].
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shapegan_jax.errors import UserError
 from shapegan_jax.networks.layers import Conv, kaiming_normal
 from shapegan_jax.types import DiscriminatorOutput, Key, PyTree
 
-# Channels that a block at this resolution reads; the block writes those of half the resolution. 400 from 16 down.
+# Input channels of the block at each resolution (outputs: those of half the resolution); 400 at 16 pixels and below.
 _PROGRESSIVE_CHANNELS = {512: 16, 256: 32, 128: 64, 64: 128, 32: 256}
 _STRIDED_CHANNELS = {256: 32, 128: 64, 64: 128, 32: 256}
 _DEEPEST_CHANNELS = 400
@@ -35,7 +35,7 @@ def _halve(x: Array) -> Array:
 
 
 class PooledBlock(nn.Module):
-  """Two 3 x 3 convolutions, then the mean over 2 x 2; the skip path is averaged and, if widths differ, projected."""
+  """Two 3 x 3 convolutions, then 2 x 2 average pooling; the skip path is pooled and, if widths differ, projected."""
 
   in_features: int
   features: int
@@ -51,14 +51,14 @@ class PooledBlock(nn.Module):
     skip = _halve(x) if self.skip is None else self.skip(_halve(x))
     return (_halve(y) + skip) / math.sqrt(2)
 
-  def touch(self) -> None:
+  def create_parameters(self) -> None:
     for layer in (self.conv_0, self.conv_1, self.skip):
       if layer is not None:
-        layer.touch()
+        layer.create_parameters()
 
 
 class StridedBlock(nn.Module):
-  """Two 3 x 3 convolutions, the second with stride 2; the skip path is always a projection with stride 2."""
+  """Two 3 x 3 convolutions, the second with stride 2; the skip path is always a 1 x 1 convolution with stride 2."""
 
   in_features: int
   features: int
@@ -73,13 +73,13 @@ class StridedBlock(nn.Module):
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
     return (_leaky(self.conv_1(_leaky(self.conv_0(x)))) + self.skip(x)) / math.sqrt(2)
 
-  def touch(self) -> None:
+  def create_parameters(self) -> None:
     for layer in (self.conv_0, self.conv_1, self.skip):
-      layer.touch()
+      layer.create_parameters()
 
 
 class _GrowingDiscriminator(nn.Module):
-  """What the two share: entrances, fade-in and heads. `width_multiplier` and `max_channels` make narrow versions."""
+  """The common parts: fromRGB layers, fade-in and heads. `width_multiplier` and `max_channels` make narrow versions."""
 
   max_resolution: int
   latent_dim: int = 0
@@ -90,18 +90,19 @@ class _GrowingDiscriminator(nn.Module):
 
   def setup(self):
     sizes = self._sizes()
-    self.entrances = {str(size): Conv(3, self._channels(size), 1) for size in [*sizes, 2]}
+    # Stored files name the parameters of the fromRGB layers "entrances".
+    self.from_rgb = {str(size): Conv(3, self._channels(size), 1, name=f"entrances_{size}") for size in [*sizes, 2]}
     self.blocks = {str(size): self._block(self._channels(size), self._channels(size // 2)) for size in sizes}
     self.heads = Conv(self._channels(2), 1 + self.latent_dim + 2 * self.pose, 2)
 
   def __call__(
     self, image: Float[Array, "b h w 3"], fade: float | Float[Array, ""] = 1.0, *, fading: bool = True
   ) -> DiscriminatorOutput:
-    """The answer for images of any size from 4 x 4 up to `max_resolution`.
+    """Logits [b] (and latents, poses) of square images whose size is a power of two from 4 to `max_resolution`.
 
     Args:
-      fade: weight of the entrance at the image's own resolution, 0 (just added) to 1; may be traced.
-      fading: False leaves the half-resolution path out of the program (the same as a plain `fade=1.0`).
+      fade: weight of the path at the image's own resolution, 0 (just added) to 1; may be traced.
+      fading: False leaves the half-resolution path out of the program (as does a Python `fade=1.0`).
     """
     size = image.shape[2]
     if size not in self._sizes() or image.shape[1] != size:
@@ -110,33 +111,33 @@ class _GrowingDiscriminator(nn.Module):
         f"{', '.join(map(str, reversed(self._sizes())))}, or raise max_resolution"
       )
     if self.is_initializing():
-      self.touch()
-    x = self.blocks[str(size)](self._enter(image))
+      self.create_parameters()
+    x = self.blocks[str(size)](self._features(image))
     if fading and not (isinstance(fade, int | float) and fade == 1):
-      x = fade * x + (1 - fade) * self._enter(image[:, ::2, ::2])
+      x = fade * x + (1 - fade) * self._features(image[:, ::2, ::2])
     while size > 4:
       size //= 2
       x = self.blocks[str(size)](x)
-    answer = self.heads(x)[:, 0, 0]
-    latent = answer[:, 1 : 1 + self.latent_dim] if self.latent_dim else None
-    return DiscriminatorOutput(logit=answer[:, 0], latent=latent, pose=answer[:, -2:] if self.pose else None)
+    heads = self.heads(x)[:, 0, 0]
+    latent = heads[:, 1 : 1 + self.latent_dim] if self.latent_dim else None
+    return DiscriminatorOutput(logit=heads[:, 0], latent=latent, pose=heads[:, -2:] if self.pose else None)
 
-  def touch(self) -> None:
-    """Makes the parameters of every resolution, where called through `init`; the image's size does not matter."""
-    for layer in (*self.entrances.values(), *self.blocks.values(), self.heads):
-      layer.touch()
+  def create_parameters(self) -> None:
+    """Makes Linen create the parameters of all resolutions (through `init`), whatever the size of the first image."""
+    for layer in (*self.from_rgb.values(), *self.blocks.values(), self.heads):
+      layer.create_parameters()
 
   @nn.nowrap
   def init_params(self, key: Key) -> PyTree:
-    """The variables `init` returns: those of every resolution."""
-    return self.init(key, method="touch")
+    """Initial variables {"params": ...} with the layers of every resolution."""
+    return self.init(key, method="create_parameters")
 
-  def _enter(self, image: Array) -> Array:
-    return _leaky(self.entrances[str(image.shape[2])](image))
+  def _features(self, image: Array) -> Array:
+    return _leaky(self.from_rgb[str(image.shape[2])](image))
 
   @nn.nowrap
   def _sizes(self) -> list[int]:
-    """Resolutions that have a block, largest first."""
+    """The resolutions that have a block, largest first."""
     return [2**n for n in range(int(math.log2(self.max_resolution)), 1, -1)]
 
   @nn.nowrap
@@ -156,7 +157,7 @@ class _GrowingDiscriminator(nn.Module):
 class ProgressiveDiscriminator(_GrowingDiscriminator):
   """Coordinate convolutions and average pooling: pi-GAN (CARLA), GOF and ShadeGAN (faces).
 
-  The published encoder variant has `latent_dim=256, pose=True`; its pose is (pitch, yaw).
+  The published variant with an encoder has `latent_dim=256, pose=True`; its pose is (pitch, yaw).
   """
 
   max_resolution: int = 512
@@ -171,8 +172,8 @@ class ProgressiveDiscriminator(_GrowingDiscriminator):
 class StridedDiscriminator(_GrowingDiscriminator):
   """Strided convolutions: pi-GAN CelebA (`coord=True, latent_dim=256, pose=True`) and Cats (`coord=False`, logit only).
 
-  The released Cats model carries an unused 2 -> 400 linear layer, which is left out here. A pose head without a latent
-  head, which the narrow default uses, is our addition.
+  The released Cats model contains an unused 2 -> 400 linear layer, which is left out here. A pose head without a latent
+  head, as in the narrow default, is our addition.
   """
 
   max_resolution: int = 256

@@ -1,7 +1,7 @@
-"""Layers with an equalised learning rate (Karras et al. 2018): standard normal weights, scaled when they are used.
+"""Layers with an equalised learning rate (Karras et al. 2018): standard normal weights that are scaled at run time.
 
-A stored weight is N(0, 1) / rate and is used as weight * rate / sqrt(fan_in), a bias as bias * rate: Adam, whose steps
-do not depend on a gradient's size, then moves all layers alike, and those of a small `rate` slowly.
+A stored weight is N(0, 1) / rate and is used as weight * rate / sqrt(fan_in), a bias as bias * rate. Since Adam's steps
+do not depend on the scale of a gradient, all layers then learn at the same speed, and those with a small `rate` slower.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shapegan_jax.types import Key
 
 
 def standard_normal(deviation: float = 1.0) -> Initializer:
-  """N(0, deviation^2), whatever the fan."""
+  """N(0, deviation^2), independent of the fan."""
 
   def initializer(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     return kaiming_normal(1.0, gain=deviation * math.sqrt(math.prod(shape[:-1])))(key, shape, dtype)
@@ -29,17 +29,17 @@ def standard_normal(deviation: float = 1.0) -> Initializer:
 
 
 def activate(x: Float[Array, "*b c"], bias: Float[Array, " c"], clamp: float = 0.0) -> Float[Array, "*b c"]:
-  """sqrt(2) * leaky ReLU of slope 0.2 of x + bias, clipped to +-`clamp` if that is not 0 (networks trained in fp16)."""
-  return bounded(math.sqrt(2) * jax.nn.leaky_relu(add_bias(x, bias), 0.2), clamp)
+  """sqrt(2) * leaky ReLU (slope 0.2) of x + bias, clipped to +-`clamp` if that is not 0 (networks trained in fp16)."""
+  return clamped(math.sqrt(2) * jax.nn.leaky_relu(add_bias(x, bias), 0.2), clamp)
 
 
-def bounded(x: Float[Array, "*b"], clamp: float) -> Float[Array, "*b"]:
-  """Clipped to +-`clamp`; 0: as it is."""
+def clamped(x: Float[Array, "*b"], clamp: float) -> Float[Array, "*b"]:
+  """x clipped to +-`clamp`, or unchanged if that is 0."""
   return jnp.clip(x, -clamp, clamp) if clamp else x
 
 
 class EqualLinear(nn.Module):
-  """y = x @ kernel + bias, with the activation if `active`. The bias begins at `bias`."""
+  """y = x @ kernel + bias, followed by `activate` if `active`. The initial bias is `bias`."""
 
   in_features: int
   features: int
@@ -56,9 +56,9 @@ class EqualLinear(nn.Module):
 
 
 class EqualConv(nn.Module):
-  """Correlation with zero padding; with bias and activation if `active`, else with neither.
+  """Correlation with zero padding; with bias and activation if `active`, otherwise with neither.
 
-  With `stride` 2 it has no padding, see `convolutions.correlate`.
+  With `stride` 2 there is no padding (see `convolutions.correlate`).
   """
 
   in_features: int
@@ -74,5 +74,5 @@ class EqualConv(nn.Module):
     kernel = self.param("kernel", standard_normal(), shape) / math.sqrt(math.prod(shape[:-1]))
     y = correlate(x, kernel, self.stride)
     if not self.active:
-      return bounded(y, self.clamp)
+      return clamped(y, self.clamp)
     return activate(y, self.param("bias", nn.initializers.zeros, (self.features,)), self.clamp)

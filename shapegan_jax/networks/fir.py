@@ -1,7 +1,7 @@
-"""Resampling with the filter [1, 3, 3, 1] that StyleGAN2 keeps its pictures and features free of aliases with.
+"""Resampling of images and features with StyleGAN2's anti-aliasing filter [1, 3, 3, 1].
 
-Everything is zero outside. The filter is separable, so each function goes over the rows and then over the columns; on a
-CPU sums of slices beat a convolution of one channel at a time. Sizes follow Karras et al. 2020 (`upfirdn2d`).
+Outside an image everything is zero. The filter is separable, so each function filters the rows, then the columns; on a
+CPU, sums of slices are faster than depthwise convolutions. Sizes follow Karras et al. 2020 (`upfirdn2d`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 
 def interleave(even: Array, odd: Array, axis: int) -> Array:
-  """even[0], odd[0], even[1], ... along an axis."""
+  """Interleaves two arrays along an axis: even[0], odd[0], even[1], ..."""
   shape = list(even.shape)
   shape[axis] *= 2
   return jnp.stack([even, odd], axis + 1).reshape(shape)
@@ -23,9 +23,9 @@ def interleave(even: Array, odd: Array, axis: int) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def blur(x: Float[Array, "b h w c"], padding: tuple[int, int], gain: float = 1.0) -> Float[Array, "b h2 w2 c"]:
-  """The filter of sum `gain`^2 at every pixel; the sides become `sum(padding) - 3` longer.
+  """Filters with weights that sum to `gain`^2; each side changes by `sum(padding) - 3` pixels.
 
-  Its transpose is itself with the rest of the padding, which on a CPU is seven times as fast as what XLA derives.
+  The transpose is the same filter with padding 3 - p, which on a CPU is seven times as fast as XLA's derivative.
   """
 
   def along(x: Array, axis: int) -> Array:
@@ -44,7 +44,7 @@ blur.defvjp(
 
 
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
-  """Twice the size: zeros between the pixels, padding (2, 1), the filter of sum 4."""
+  """Twice the size: zeros between the pixels, padding (2, 1), filter weights that sum to 4."""
 
   def along(x: Array, axis: int) -> Array:
     n = x.shape[axis]
@@ -56,7 +56,7 @@ def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
 
 
 def downsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-  """Half the size: padding (1, 1), the filter of sum 1, every other pixel."""
+  """Half the size: padding (1, 1), filter weights that sum to 1, every other pixel."""
   return blur(x, (1, 1))[:, ::2, ::2]
 
 

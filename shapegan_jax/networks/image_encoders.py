@@ -1,7 +1,7 @@
-"""A picture -> what a generator would need to draw it: codes, pose and light.
+"""Networks that estimate what a generator needs to reproduce an image: codes, pose and light.
 
-`ImageEncoder` answers all of them in standardised numbers, for a generator of ours. `VectorEncoder` and `OffsetEncoder`
-are those of Unsup3D (Wu et al. 2020, supplement) and GAN2Shape (Pan et al. 2021): view or light, and the latent offset.
+`ImageEncoder` returns all of them, standardised, for a generator of this package. `VectorEncoder` (view or light) and
+`OffsetEncoder` (latent offset) are those of Unsup3D (Wu et al. 2020, supplement) and GAN2Shape (Pan et al. 2021).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _SMALLEST = 4
 class ImageEncoder(nn.Module):
   """Strided residual blocks with coordinate convolutions down to 4 x 4, then one linear layer.
 
-  The published encoder (ShadeGAN) is its discriminator with more outputs; this is a narrow relative with the same
-  blocks. `resolution` is a power of two from 8 on; the first convolution halves it, and `width` doubles with every
-  further halving up to `max_width`. `code_size` is the length of all codes together, `light_size` 4 or 0.
+  The published encoder (ShadeGAN) is its discriminator with more outputs; this is a narrower network of the same
+  blocks. `resolution` is a power of two, at least 8; the first convolution halves it, and `width` doubles with every
+  further halving up to `max_width`. `code_size` is the total length of the codes, `light_size` is 4 or 0.
   """
 
   code_size: int
@@ -45,24 +45,25 @@ class ImageEncoder(nn.Module):
   def __call__(
     self, image: Float[Array, "b r r 3"]
   ) -> tuple[Float[Array, "b c"], Float[Array, "b 2"], Float[Array, "b l"]]:
-    """Pictures in [-1, 1] -> standardised codes, pose (yaw, pitch) and light (length 0 without one)."""
+    """Images in [-1, 1] -> standardised codes, pose (yaw, pitch) and light (length `light_size`)."""
     x = jax.nn.leaky_relu(self.entrance(image), 0.2)
     for block in self.blocks:
       x = block(x)
-    answer = self.heads(x.reshape(x.shape[0], -1))
-    codes, pose, light = jnp.split(answer, [self.code_size, self.code_size + 2], axis=-1)
+    outputs = self.heads(x.reshape(x.shape[0], -1))
+    codes, pose, light = jnp.split(outputs, [self.code_size, self.code_size + 2], axis=-1)
     return codes, pose, light
 
   @nn.nowrap
   def init_params(self, key: Key) -> PyTree:
-    """The variables `init` returns."""
+    """Initial variables {"params": ...} for images of `resolution` x `resolution` pixels."""
     return init_lazily(self, key, (1, self.resolution, self.resolution, 3))
 
 
 class VectorEncoder(nn.Module):
   """[b, s, s, 3] in [-1, 1] -> [b, features] in (-1, 1): strided convolutions down to 4 x 4, two layers, and a tanh.
 
-  Without biases or norms. `width` channels at s/2 (published: 64 at s = 64, 32 at s = 128) double with every halving.
+  No biases or norms. `width` is the number of channels at s/2 (published: 64 at s = 64, 32 at s = 128); it doubles with
+  every halving.
   """
 
   features: int
@@ -80,14 +81,14 @@ class VectorEncoder(nn.Module):
 
   @nn.nowrap
   def init_params(self, key: Key) -> PyTree:
-    """The variables `init` returns."""
+    """Initial variables {"params": ...} for images of `resolution` x `resolution` pixels."""
     return init_lazily(self, key, (1, self.resolution, self.resolution, 3))
 
 
 class OffsetEncoder(nn.Module):
   """[b, s, s, 3] in [-1, 1] -> [b, features], unbounded: residual blocks down to 4 x 4, then two layers.
 
-  `width` channels at s/2 (published: 32) double with every halving, and once more in the hidden layer.
+  `width` is the number of channels at s/2 (published: 32); it doubles with every halving and once in the hidden layer.
   """
 
   features: int
@@ -104,14 +105,14 @@ class OffsetEncoder(nn.Module):
 
   @nn.nowrap
   def init_params(self, key: Key) -> PyTree:
-    """The variables `init` returns."""
+    """Initial variables {"params": ...} for images of `resolution` x `resolution` pixels."""
     return init_lazily(self, key, (1, self.resolution, self.resolution, 3))
 
 
 class HalvingBlock(nn.Module):
-  """Two 3 x 3 convolutions with ReLUs before them, the first with stride 2, beside a projection of means over 2 x 2.
+  """Pre-activation residual block: two 3 x 3 convolutions, the first with stride 2; the skip path projects 2 x 2 means.
 
-  The projection sees the input after its ReLU: the published one overwrites the input.
+  The skip path reads the input after its ReLU, as in the published code, whose ReLU overwrites the input.
   """
 
   in_features: int
@@ -129,8 +130,8 @@ class HalvingBlock(nn.Module):
 
 
 def _halvings(resolution: int) -> int:
-  """How often a picture is halved until it has 4 x 4 pixels."""
+  """The number of halvings from `resolution` down to 4 x 4 pixels."""
   halvings = math.log2(resolution / _SMALLEST)
   if halvings < 1 or halvings % 1:
-    raise UserError(f"the encoder cannot read pictures of {resolution} pixels: choose a power of two from 8 on")
+    raise UserError(f"the encoder cannot read images of {resolution} pixels: choose a power of two, at least 8")
   return int(halvings)

@@ -1,7 +1,7 @@
-"""Linear layers and convolutions with the initial distributions the source methods were published with.
+"""Linear layers and convolutions with the initial distributions of the published methods.
 
-`kernel` is [in, out] or [height, width, in, out] (NHWC). Unless told otherwise kernel and bias start uniform in
-+-1/sqrt(fan_in), the default of the framework the methods were written in; their results depend on it.
+`kernel` is [in, out] or [height, width, in, out] (NHWC). By default, kernel and bias are initialised uniformly in
++-1/sqrt(fan_in): PyTorch's default, on which the methods' results depend.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from shapegan_jax.networks.convolutions import correlate, halving_correlate
+from shapegan_jax.networks.convolutions import correlate, downsampling_correlate
 from shapegan_jax.types import Key, PyTree
 
 Initializer = Callable[..., Array]
@@ -54,8 +54,8 @@ def _normal_of(key: Key, deviation: float | Array, length: int) -> Array:
 
 
 def _draw(sampler: Callable[..., Array], key: Key, scale: float, shape: tuple[int, ...]) -> Array:
-  """The start of a longer draw. A random generator takes a CPU most of a second to compile; lengths that are powers of
-  four need few of them, and numpy cuts concrete numbers without compiling anything."""
+  """The first numbers of a longer draw. Compiling a random number generator takes most of a second on a CPU; rounding
+  lengths up to powers of four needs few of them, and numpy slices concrete arrays without compiling anything."""
   count = math.prod(shape)
   numbers = sampler(key, scale, 4 ** math.ceil(math.log(max(count, 2), 4) - 1e-9))
   if isinstance(numbers, jax.core.Tracer):
@@ -64,7 +64,7 @@ def _draw(sampler: Callable[..., Array], key: Key, scale: float, shape: tuple[in
 
 
 def init_lazily(module: nn.Module, key: Key, *shapes: tuple[int, ...]) -> PyTree:
-  """The variables of `module.init(key, *inputs)` for float32 inputs of these shapes, without computing its outputs."""
+  """The variables of `module.init(key, *inputs)` for float32 inputs of these shapes, without computing the outputs."""
   inputs = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
   return jax.tree.map(jnp.asarray, module.lazy_init(key, *inputs))
 
@@ -75,7 +75,7 @@ def add_bias(x: Float[Array, "*b c"], bias: Float[Array, " c"]) -> Float[Array, 
 
 
 class Linear(nn.Module):
-  """y = x @ kernel + bias. `kernel` and `bias` are attributes, so that an owner may fold a modulation into them."""
+  """y = x @ kernel + bias. `kernel` and `bias` are attributes, so that parents can fold a modulation into them."""
 
   in_features: int
   features: int
@@ -96,10 +96,10 @@ def pixel_coordinates(height: int, width: int) -> Float[Array, "1 h w 2"]:
 
 
 class Conv(nn.Module):
-  """2D cross-correlation with zero padding. With `coord` it also sees each pixel's row and column as two last channels.
+  """2D cross-correlation with zero padding. With `coord`, each pixel's row and column are two additional last channels.
 
-  The coordinates are the same for every image, so their part is convolved once per batch and added: the result of the
-  published concatenation without its copy of the activations.
+  The coordinates are the same for every image, so they are convolved once per batch and the result is added: equal to
+  the published concatenation, without its copy of the activations.
   """
 
   in_features: int
@@ -123,12 +123,12 @@ class Conv(nn.Module):
       y = y + self._convolve(pixel_coordinates(*x.shape[1:3]), self.kernel[:, :, self.in_features :])
     return add_bias(y, self.bias) if self.use_bias else y
 
-  def touch(self) -> None:
-    """Makes the parameters without computing anything, where called through `init`."""
+  def create_parameters(self) -> None:
+    """Makes Linen create the parameters without computing anything (through `init`, which runs `setup`)."""
 
   def _convolve(self, x: Array, kernel: Array) -> Array:
     (b, h, w, _), pad = x.shape, self.padding
-    # The usual cases in forms whose second derivatives are fast: R1 asks for these at every step.
+    # The common cases, in forms whose second derivatives are fast: R1 needs them at every step.
     if self.size == 1 and pad == 0:
       return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
     if (h, w, pad) == (self.size, self.size, 0):
@@ -136,7 +136,7 @@ class Conv(nn.Module):
     if (self.stride, pad) == (1, self.size // 2) and self.size % 2:
       return correlate(x, kernel)
     if (self.size, self.stride, pad, h % 2, w % 2) == (3, 2, 1, 0, 0):
-      return halving_correlate(jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0))), kernel)
+      return downsampling_correlate(jnp.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0))), kernel)
     return jax.lax.conv_general_dilated(
       x, kernel, (self.stride,) * 2, ((pad,) * 2,) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )

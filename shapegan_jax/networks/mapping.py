@@ -1,4 +1,4 @@
-"""The mapping network: a latent becomes the frequencies and phases of a FiLM-SIREN (Chan et al. 2021, pi-GAN, 3.1)."""
+"""The mapping network: latents -> frequencies and phases of a FiLM-SIREN (Chan et al. 2021, pi-GAN, section 3.1)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from shapegan_jax.types import Key, PyTree
 
 
 class MappingNetwork(nn.Module):
-  """`n_hidden` linear layers with leaky ReLU 0.2, then one linear layer of `out` values: frequencies, then phases.
+  """`n_hidden` linear layers with leaky ReLU 0.2, then one linear layer with `out` outputs: frequencies, then phases.
 
-  The codes are raw: `FilmSiren` turns a frequency f into `frequency_scale * f + frequency_shift`. Averages for
-  truncation are taken of these raw codes.
+  The codes are raw: `FilmSiren` uses `frequency_scale * f + frequency_shift` for a frequency f. Truncation averages
+  these raw codes.
   """
 
   out: int
@@ -40,5 +40,5 @@ class MappingNetwork(nn.Module):
 
   @nn.nowrap
   def init_params(self, key: Key) -> PyTree:
-    """The variables `init` returns."""
+    """Initial variables {"params": ...}: layers `hidden_0`, ... and `codes`."""
     return init_lazily(self, key, (1, self.latent_dim))

@@ -1,9 +1,9 @@
 """GRAF's conditional radiance field: an MLP on encoded positions and codes (Schwarz et al. 2020, section 3.2).
 
-Letters: H = `width`, L = `depth`. One call answers for one instance: its `shape` code enters the density (and through
-the features the colour), its `appearance` code the colour alone; batches of instances use `jax.vmap`. Layers that the
-paper writes over concatenated inputs are computed in parts here: what the codes contribute is a constant of the
-instance and what the view direction contributes one of the ray, so neither is computed for every point.
+Notation: H = `width`, L = `depth`. One call evaluates one instance: its `shape` code affects the density (and, through
+the features, the colour), its `appearance` code only the colour; use `jax.vmap` for batches of instances. Layers that
+the paper applies to concatenated inputs are computed in parts: the contribution of the codes is the same for the whole
+instance and that of the view direction for the whole ray, so neither is computed for every point.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from shapegan_jax.types import Key, PyTree
 class ConditionalNerf(nn.Module):
   """Position, shape code -> raw density and features; with view direction and appearance code -> colour.
 
-  Trunk layer i is relu(W x + b). The first reads (encoded position, shape code), and so does layer `skip` + 1, followed
-  by the features. Density is linear in the features. Colour: a linear layer of the features without activation, then
-  (that, encoded direction, appearance code) -> H/2, relu -> 3, sigmoid.
+  Trunk layer i is relu(W x + b). The input of the first layer is (encoded position, shape code); layer `skip` + 1 reads
+  these again, followed by the features. Density is linear in the features. Colour: a linear layer of the features
+  without activation, then (its output, encoded direction, appearance code) -> H/2, relu -> 3, sigmoid.
 
   Points are multiplied by `warp_scale` before they are encoded with `position_bands` octaves; directions have
-  `direction_bands`. `z_up` reads points in the authors' frame, in which a camera at our `yaw` and `pitch` has azimuth
-  `front_deg` + yaw and elevation pitch. `sine="fast"` is `numerics.fast_sin`, good while warped points times
-  2^bands stay under 100.
+  `direction_bands`. `z_up` converts points to the authors' frame, in which a camera at our `yaw` and `pitch` has
+  azimuth `front_deg` + yaw and elevation pitch. `sine="fast"` is `numerics.fast_sin`, accurate as long as warped points
+  times 2^bands stay below 100.
   """
 
   width: int = 256
@@ -62,7 +62,7 @@ class ConditionalNerf(nn.Module):
   def density(
     self, points: Float[Array, "*p 3"], shape: Float[Array, " n"]
   ) -> tuple[Float[Array, "*p"], Float[Array, "*p h"]]:
-    """World positions -> (raw before any activation, features for `color`)."""
+    """World positions -> (raw density before any activation, features for `color`)."""
     warped = points * self.warp_scale
     encoded = self._encode(self._to_authors(warped), self.position_bands)
     n = encoded.shape[-1]
@@ -87,7 +87,7 @@ class ConditionalNerf(nn.Module):
     """Features of points, unit world-frame view directions of their rays, appearance code -> rgb in [0, 1]."""
     kernel, first = self.color_hidden.kernel, self.color_features
     own, last = kernel[: self.width], kernel.shape[0] - self.appearance_dim
-    # No activation between them: two linear layers are one, for the price of a product of their kernels.
+    # There is no activation between the two linear layers, so they are computed as one, with the kernels' product.
     constant = appearance @ kernel[last:] + first.bias @ own + self.color_hidden.bias
     if self.view_condition:
       encoded = self._encode(self._to_authors(viewdirs), self.direction_bands)
@@ -109,11 +109,11 @@ class ConditionalNerf(nn.Module):
 
   @nn.nowrap
   def init_params(self, key: Key) -> PyTree:
-    """The variables `init` returns, with the colour branch."""
+    """Initial variables {"params": ...} of the trunk and of the density and colour heads."""
     return init_lazily(self, key, (1, 1, 3), (1, 3), (self.shape_dim,), (self.appearance_dim,))
 
   def _to_authors(self, vectors: Array) -> Array:
-    """Our (x, y, z) as the authors' (z, x, y), turned about their vertical axis by `front_deg`."""
+    """Our (x, y, z) as the authors' (z, x, y), rotated about their vertical axis by `front_deg`."""
     if not self.z_up:
       return vectors
     x, y, z = (vectors[..., i] for i in range(3))
@@ -126,7 +126,7 @@ class ConditionalNerf(nn.Module):
 
 
 def encode(vectors: Float[Array, "*p 3"], bands: int, *, waves: tuple = (jnp.sin, jnp.cos)) -> Float[Array, "*p n"]:
-  """(v, sin v, cos v, sin 2v, cos 2v, ... cos 2^(bands-1) v): 3 + 6 bands numbers, without pi as NeRF's code."""
+  """Positional encoding (v, sin v, cos v, sin 2v, ... cos 2^(bands-1) v), without a factor of pi, as in NeRF's code."""
   octaves = (2.0 ** jnp.arange(bands)).reshape((1,) * (vectors.ndim - 1) + (bands, 1))
   angles = vectors[..., None, :] * octaves
   sine, cosine = waves

@@ -1,8 +1,8 @@
-"""GRAF's patch discriminator: strided convolutions under spectral norm (Schwarz et al. 2020, section 3.2).
+"""GRAF's patch discriminator: strided convolutions with spectral normalisation (Schwarz et al. 2020, section 3.2).
 
-It judges K x K pixels whatever part of the picture they sample, and is told neither their scale nor their place. Images
-are NHWC in [-1, 1]. The variables have two collections: "params" (kernels) and "spectral" (the singular vectors u and v
-of each kernel), which only `advance` changes.
+Its input is a patch of K x K pixels; it receives neither the patch's scale nor its position in the image. Images are
+NHWC in [-1, 1]. There are two variable collections: "params" (kernels) and "spectral" (the singular vectors u and v of
+each kernel), which only `advance` changes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from shapegan_jax.networks.layers import Conv, uniform
 from shapegan_jax.numerics import l2_normalize
 from shapegan_jax.types import DiscriminatorOutput, Key, PyTree
 
-# Channels of the features that are 4, 8, ... pixels wide.
+# Channels of the feature maps of 4 x 4, 8 x 8, ... pixels.
 _CHANNELS = {4: 512, 8: 256, 16: 128, 32: 64, 64: 32}
 _INSTANCE_EPS = 1e-5
 
@@ -28,8 +28,8 @@ class SpectralConv(Conv):
   """A convolution whose kernel, as a matrix W [size * size * in, out], is divided by its largest singular value.
 
   That value is estimated as v^T W u (Miyato et al. 2018) from two stored unit vectors: `u` [out] and `v` [size,
-  size, in]. The gradient flows through W, not through the vectors. A forward pass changes nothing: it is what
-  the original framework computes in evaluation mode.
+  size, in]. The gradient flows through W, not through the vectors. A forward pass does not update the vectors, as in
+  PyTorch's evaluation mode.
   """
 
   use_bias: bool = False
@@ -43,7 +43,7 @@ class SpectralConv(Conv):
     return self._convolve(x, self.kernel / self.spectral_norm())
 
   def spectral_norm(self) -> Float[Array, ""]:
-    """The estimate of the largest singular value."""
+    """v^T W u: the estimate of the kernel's largest singular value."""
     return jnp.sum(self.v.value * self._times(self.kernel, self.u.value))
 
   def advance(self) -> None:
@@ -65,9 +65,9 @@ class SpectralConv(Conv):
 class PatchDiscriminator(nn.Module):
   """4 x 4 convolutions of stride 2 with instance norm and leaky ReLU 0.2 down to 4 x 4, then one to the logit; no bias.
 
-  `resolution` is that of the patch, a power of two from 8 to 128; published are 32, 64 and 128, the latter two without
-  the norm of the first layer. There it takes the patch's mean colours from all that follows. `width_multiplier` makes
-  narrow versions.
+  `resolution` is that of the patch, a power of two from 8 to 128 (published: 32, 64 and 128). The first layer has its
+  norm, which removes the patch's mean colours, only up to 32 pixels (as published). `width_multiplier` makes narrow
+  versions.
   """
 
   resolution: int = 32
@@ -83,7 +83,7 @@ class PatchDiscriminator(nn.Module):
     self.layers = [*strided, SpectralConv(widths[-1], 1, 4)]
 
   def __call__(self, image: Float[Array, "b h w 3"]) -> DiscriminatorOutput:
-    """The logits of patches."""
+    """Patches in [-1, 1] -> logits [b]; the latent and the pose are None."""
     if image.shape[1:3] != (self.resolution, self.resolution):
       raise UserError(
         f"the patch discriminator reads patches of {self.resolution}x{self.resolution} pixels, not "
@@ -98,26 +98,26 @@ class PatchDiscriminator(nn.Module):
     return DiscriminatorOutput(logit=self.layers[-1](x)[:, 0, 0, 0])
 
   def advance(self) -> None:
-    """One step of power iteration in every layer, once per update of the parameters.
+    """One step of power iteration in every layer; call it once per update of the parameters.
 
     Call as `_, changed = discriminator.apply(variables, method="advance", mutable=["spectral"])`.
     """
     for layer in self.layers:
       layer.advance()
 
-  def touch(self) -> None:
-    """Makes the variables, where called through `init`."""
+  def create_parameters(self) -> None:
+    """Makes Linen create the variables of all layers (through `init`)."""
     for layer in self.layers:
-      layer.touch()
+      layer.create_parameters()
 
   @nn.nowrap
   def init_params(self, key: Key) -> PyTree:
-    """The variables `init` returns, both collections."""
-    return self.init(key, method="touch")
+    """Initial variables {"params": ..., "spectral": ...}."""
+    return self.init(key, method="create_parameters")
 
 
 def instance_norm(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-  """Each channel of each image less its mean and divided by its deviation over pixels (Ulyanov et al. 2016)."""
+  """Normalises each channel of each image to mean 0 and variance 1 over its pixels (Ulyanov et al. 2016)."""
   centred = x - jnp.mean(x, (1, 2), keepdims=True)
   return centred * jax.lax.rsqrt(jnp.mean(centred**2, (1, 2), keepdims=True) + _INSTANCE_EPS)
 

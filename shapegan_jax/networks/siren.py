@@ -1,7 +1,7 @@
-"""The FiLM-SIREN field: sines whose frequency and phase are set per instance (Chan et al. 2021, pi-GAN, eq. 2-5).
+"""The FiLM-SIREN field: sine layers whose frequencies and phases are set per instance (Chan et al. 2021, eq. 2-5).
 
-Letters: H = `width`, L = `depth`. One call answers for one instance: its codes `frequencies` and `phases` are raw
-vectors of (L + 1) H numbers, H for each trunk layer and H for the colour layer; batches of instances use `jax.vmap`.
+Notation: H = `width`, L = `depth`. One call evaluates one instance: its codes `frequencies` and `phases` are raw
+vectors of (L + 1) H numbers, H per trunk layer and H for the colour layer; use `jax.vmap` for batches of instances.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Dot = Callable[[Array, Array], Array]
 class SphereStart:
   """Adds a soft sphere to the density: raw = gain * network + sharpness * (radius - |x|), in warped coordinates.
 
-  A field that starts as a solid ball is convex from the first step, so that unposed training does not have to find the
-  outward face by luck. Ours; the published models start from the bare network (`sphere_start=None`).
+  The shape is then convex from the first step, so that unposed training does not end in hollow faces by chance. This is
+  our addition; the published models start from the network alone (`sphere_start=None`).
   """
 
   radius: float = 0.75
@@ -36,7 +36,7 @@ class SphereStart:
   gain: float = 20.0
 
   def __call__(self, raw: Float[Array, "*p"], warped: Float[Array, "*p 3"]) -> Float[Array, "*p"]:
-    """The network's raw at warped points, with the sphere."""
+    """The raw density of the network at warped points, with the sphere added."""
     radius = jnp.sqrt(jnp.sum(warped * warped, -1) + 1e-6)  # its derivative at 0 is 0, not NaN
     return self.gain * raw + self.sharpness * (self.radius - radius)
 
@@ -45,12 +45,13 @@ class FilmSiren(nn.Module):
   """Position -> raw density (or occupancy logit) and features -> colour.
 
   Layer i computes sin(f (W x + b) + p) with f = frequency_scale * frequencies[i] + frequency_shift, p = phases[i].
-  Points are multiplied by `warp_scale` first (the published face volume of side 0.24 becomes [-1, 1]). The colour layer
-  reads (view direction, features, light), as far as it is conditioned on them; the density never sees view or light.
+  Points are multiplied by `warp_scale` first (the published face volume of side 0.24 becomes [-1, 1]). The inputs of
+  the colour layer are (view direction, features, light), as far as it is conditioned on them; the density depends on
+  neither view nor light.
 
-  `sine="fast"` has an absolute error of 2e-5 and costs a third on a CPU. `compute_dtype="bfloat16"` rounds the operands
-  of the H x H products (also in their derivatives) and accumulates in float32; first layer, modulation and sine stay
-  float32.
+  `sine="fast"` has an absolute error of 2e-5 and takes a third of the time on a CPU. `compute_dtype="bfloat16"` rounds
+  the operands of the H x H products (also in their derivatives) and accumulates in float32; the first layer, the
+  modulation and the sine stay in float32.
   """
 
   width: int = 256
@@ -67,7 +68,7 @@ class FilmSiren(nn.Module):
 
   @property
   def code_size(self) -> int:
-    """Numbers in `frequencies`, and in `phases`; a `MappingNetwork` for this field has `out = 2 * code_size`."""
+    """The length of `frequencies` and of `phases`; a `MappingNetwork` for this field has `out = 2 * code_size`."""
     return (self.depth + 1) * self.width
 
   def setup(self):
@@ -83,11 +84,11 @@ class FilmSiren(nn.Module):
   def density(
     self, points: Float[Array, "*p 3"], frequencies: Float[Array, " n"], phases: Float[Array, " n"]
   ) -> tuple[Float[Array, "*p"], Float[Array, "*p h"]]:
-    """World positions -> (raw before any activation, features for `color`)."""
+    """World positions -> (raw density before any activation, features for `color`)."""
     warped = points * self.warp_scale
     x = warped
     for index, layer in enumerate(self.trunk):
-      # Rounding a coordinate moves the phase of every wave, so the first product is exact on every device.
+      # Rounding a coordinate shifts the phases of all sines, so the first product is exact on every device.
       dot = _exact_dot if index == 0 else self._dot
       x = self._sin(self._film(dot, x, layer.kernel, layer.bias, frequencies, phases, index))
     raw = self.density_head(x)[..., 0]
@@ -110,7 +111,7 @@ class FilmSiren(nn.Module):
       if light is None:
         raise ValueError("a FilmSiren with light_condition=True needs a light code")
       constant = constant + _exact_dot(light, kernel[first + self.width :])
-    # What is the same along a ray is computed once per ray; the published concatenation repeats it for every sample.
+    # Terms that are constant along a ray are computed once per ray; the published code repeats them for every sample.
     if self.view_condition:
       constant = add_bias(_exact_dot(viewdirs, kernel[:3]), constant)[..., None, :]
     kernel = kernel[first : first + self.width]
@@ -131,7 +132,7 @@ class FilmSiren(nn.Module):
 
   @nn.nowrap
   def init_params(self, key: Key) -> PyTree:
-    """The variables `init` returns, with the colour branch."""
+    """Initial variables {"params": ...} of the trunk and of the density and colour heads."""
     codes = (self.code_size,)
     return init_lazily(self, key, (1, 1, 3), (1, 3), codes, codes, (4,))
 
@@ -140,8 +141,8 @@ class FilmSiren(nn.Module):
   ) -> Array:
     """f (x kernel + constant) + p, as x (f kernel) + (f constant + p) or f (x kernel) + (f constant + p).
 
-    Folding f into the kernel costs a pass over the weights per instance and saves one over the points; but kernels that
-    all instances share make one large matrix product of many small ones. Which is faster turns on the rows per
+    Folding f into the kernel costs a pass over the weights per instance and saves one over the points; but a kernel
+    shared by all instances turns many small matrix products into a large one. Which is faster depends on the rows per
     instance (measured on a CPU: a quarter either way).
     """
     part = slice(index * self.width, (index + 1) * self.width)
@@ -172,7 +173,7 @@ def _exact_dot(x: Array, kernel: Array) -> Array:
 
 @jax.custom_vjp
 def _bfloat16_dot(x: Array, kernel: Array) -> Array:
-  """x @ kernel with bfloat16 operands and a float32 sum; so are both products of its derivative, to any order."""
+  """x @ kernel with bfloat16 operands and a float32 sum, as are both products of its derivative, to any order."""
   return jnp.matmul(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
 
 

@@ -1,9 +1,9 @@
 """The generator of StyleGAN2 (Karras et al., CVPR 2020, arXiv 1912.04958): a mapping network and a synthesis network.
 
-A latent z becomes a style w; a learned constant of 4 x 4 pixels is convolved and doubled up to the picture's size by
-convolutions whose input channels w scales. After each, noise of its own is added; at each size a picture is read off
-and added to the enlarged one before. Per picture a convolution's kernel would be another; scaling the inputs,
-convolving with the common kernel and scaling the outputs gives the same numbers in one convolution for all.
+The mapping network turns a latent z into a style w. The synthesis network starts from a learned constant of 4 x 4
+pixels and upsamples it by convolutions whose input channels are scaled by w, with noise added after each. At each
+resolution an RGB image is read out and added to the upsampled previous one. Instead of one kernel per image, the inputs
+are scaled, convolved with the common kernel, and the outputs scaled: the same numbers in one convolution for the batch.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from shapegan_jax.networks.convolutions import correlate, doubled
-from shapegan_jax.networks.equalised import EqualLinear, activate, bounded, standard_normal
+from shapegan_jax.networks.convolutions import correlate, upsampling_correlate
+from shapegan_jax.networks.equalised import EqualLinear, activate, clamped, standard_normal
 from shapegan_jax.networks.fir import upsample
 from shapegan_jax.networks.layers import add_bias, init_lazily
 from shapegan_jax.types import Key, PyTree
 
 _EPSILON = 1e-8
 Noise = Sequence[Float[Array, "_ _ _"]]
-"""A map [b or 1, s, s] for every convolution, see `Synthesis.noise_sizes`."""
+"""One noise map [b or 1, s, s] per convolution; their sides s are `Synthesis.noise_sizes`."""
 
 
 def pixel_norm(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-  """x / sqrt(mean x^2)."""
+  """x / sqrt(mean x^2) along the last axis."""
   return x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + _EPSILON)
 
 
 class Mapping(nn.Module):
-  """z -> w, both of length `size`: a list of `pixel_norm` (entry 0) and `layers` linear layers (entries 1, 2, ...)."""
+  """Latents z -> styles w, both of length `size`: `pixel_norm` (step 0), then `layers` linear layers (steps 1, ...)."""
 
   size: int = 512
   layers: int = 8
@@ -44,23 +44,23 @@ class Mapping(nn.Module):
     self.linear = [EqualLinear(self.size, self.size, self.rate, active=True) for _ in range(self.layers)]
 
   def __call__(self, x: Float[Array, "*b d"], start: int = 0, stop: int | None = None) -> Float[Array, "*b d"]:
-    """Entries [start:stop] of the list, one after the other; all of them make a style of a latent."""
-    for entry in [pixel_norm, *self.linear][start:stop]:
-      x = entry(x)
+    """Applies the steps [start:stop]; by default all of them."""
+    for step in [pixel_norm, *self.linear][start:stop]:
+      x = step(x)
     return x
 
 
 class ModulatedConv(nn.Module):
-  """A correlation whose input channels the style scales, followed by a scaling of its outputs to unit variance.
+  """A correlation whose input channels are scaled by the style; its outputs are rescaled to unit variance.
 
-  `double` makes the sides twice as long on the way (`convolutions.doubled`). Without `demodulate` the outputs stay.
+  `upsample` doubles the resolution (`convolutions.upsampling_correlate`); only `demodulate` rescales the outputs.
   """
 
   in_features: int
   features: int
   size: int
   style_size: int
-  double: bool = False
+  upsample: bool = False
   demodulate: bool = True
 
   @nn.compact
@@ -69,7 +69,7 @@ class ModulatedConv(nn.Module):
     kernel = self.param("kernel", standard_normal(), shape) / math.sqrt(math.prod(shape[:-1]))
     style = EqualLinear(self.style_size, self.in_features, bias=1.0, name="style")(w)
     x = x * style[:, None, None]
-    y = doubled(x, kernel) if self.double else correlate(x, kernel)
+    y = upsampling_correlate(x, kernel) if self.upsample else correlate(x, kernel)
     if not self.demodulate:
       return y
     return y * jax.lax.rsqrt(style**2 @ jnp.sum(kernel**2, (0, 1)) + _EPSILON)[:, None, None]
@@ -81,11 +81,11 @@ class StyledConv(nn.Module):
   in_features: int
   features: int
   style_size: int
-  double: bool = False
+  upsample: bool = False
   clamp: float = 0.0
 
   def setup(self):
-    self.conv = ModulatedConv(self.in_features, self.features, 3, self.style_size, self.double)
+    self.conv = ModulatedConv(self.in_features, self.features, 3, self.style_size, self.upsample)
     self.noise_strength = self.param("noise_strength", nn.initializers.zeros, ())
     self.bias = self.param("bias", nn.initializers.zeros, (self.features,))
 
@@ -99,7 +99,7 @@ class StyledConv(nn.Module):
 
 
 class ToRgb(nn.Module):
-  """A picture read off the features."""
+  """Reads out an RGB image from the features: a modulated 1 x 1 convolution without demodulation, and a bias."""
 
   in_features: int
   style_size: int
@@ -110,13 +110,13 @@ class ToRgb(nn.Module):
     self.bias = self.param("bias", nn.initializers.zeros, (3,))
 
   def __call__(self, x: Float[Array, "b h w i"], w: Float[Array, "b d"]) -> Float[Array, "b h w 3"]:
-    return bounded(add_bias(self.conv(x, w), self.bias), self.clamp)
+    return clamped(add_bias(self.conv(x, w), self.bias), self.clamp)
 
 
 class Synthesis(nn.Module):
-  """Styles -> a picture (about [-1, 1], not clipped). `channels` are those at 4, 8, 16, ... pixels.
+  """Styles -> images (about [-1, 1], not clipped). `channels` are those at 4, 8, 16, ... pixels.
 
-  `clamp` bounds activations and pictures (256 in networks that NVIDIA trained in half precision; 0: not at all).
+  `clamp` limits activations and images to +-`clamp` (256 in NVIDIA's networks trained in half precision; 0: no limit).
   """
 
   channels: tuple[int, ...]
@@ -133,23 +133,23 @@ class Synthesis(nn.Module):
 
   @property
   def resolution(self) -> int:
-    """Pixels a side."""
+    """The side of the images in pixels."""
     return 2 ** (len(self.channels) + 1)
 
   @property
   def styles(self) -> int:
-    """How many styles a picture takes: one for each convolution, and one for the last picture."""
+    """The number of styles per image: one for each convolution, and one for the last RGB layer."""
     return 2 * len(self.channels)
 
   @property
   def noise_sizes(self) -> tuple[int, ...]:
-    """Sides of the noise maps: 4, 8, 8, 16, 16, ..."""
+    """The sides of the noise maps: 4, 8, 8, 16, 16, ..."""
     return (4, *(2 ** (i + 3) for i in range(len(self.channels) - 1) for _ in range(2)))
 
   def __call__(
     self, w: Float[Array, "b n d"] | Float[Array, "b d"], noise: Noise | None = None
   ) -> Float[Array, "b r r 3"]:
-    """One style for all convolutions or `styles` of them; `noise=None` adds none."""
+    """Images from one style per image, [b, d], or one per layer, [b, `styles`, d]; `noise=None` adds none."""
     w = jnp.broadcast_to(w[:, None], (w.shape[0], self.styles, w.shape[-1])) if w.ndim == 2 else w
     noise = [None] * len(self.noise_sizes) if noise is None else noise
     x = jnp.broadcast_to(self.const[None], (w.shape[0], *self.const.shape))
@@ -163,7 +163,7 @@ class Synthesis(nn.Module):
 
 
 class Generator(nn.Module):
-  """Both networks."""
+  """The mapping and the synthesis network: latents z [b, d] -> images [b, r, r, 3]."""
 
   mapping: Mapping
   synthesis: Synthesis
@@ -172,16 +172,16 @@ class Generator(nn.Module):
     return self.synthesis(self.mapping(z))
 
   def map(self, x: Float[Array, "*b d"], start: int = 0, stop: int | None = None) -> Float[Array, "*b d"]:
-    """`Mapping.__call__`."""
+    """Applies the steps [start:stop] of the mapping network (by default: latents -> styles)."""
     return self.mapping(x, start, stop)
 
   def synthesize(
     self, w: Float[Array, "b n d"] | Float[Array, "b d"], noise: Noise | None = None
   ) -> Float[Array, "b r r 3"]:
-    """`Synthesis.__call__`."""
+    """Styles, one per image or one per layer, and optional noise maps -> images, about in [-1, 1]."""
     return self.synthesis(w, noise)
 
   @nn.nowrap
   def init_params(self, key: Key) -> PyTree:
-    """The variables `init` returns."""
+    """Initial variables {"params": {"mapping": ..., "synthesis": ...}}."""
     return init_lazily(self, key, (1, self.mapping.size))

@@ -1,4 +1,4 @@
-"""The discriminator of StyleGAN2 (Karras et al. 2020): residual blocks that halve the picture down to 4 x 4 pixels."""
+"""The discriminator of StyleGAN2 (Karras et al. 2020): residual blocks that halve the image down to 4 x 4 pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from shapegan_jax.types import Key, PyTree
 
 
 class HalvingBlock(nn.Module):
-  """Two convolutions, the second of stride 2 on the filtered features, and a filtered skip path of half the size."""
+  """Residual block: two convolutions, the second with stride 2 on low-pass filtered features, and a downsampled skip.
+
+  Halves the resolution; the sum is divided by sqrt(2).
+  """
 
   in_features: int
   features: int
@@ -32,25 +35,25 @@ class HalvingBlock(nn.Module):
     return (y + self.skip(downsample(x))) / math.sqrt(2)
 
 
-def minibatch_deviation(x: Float[Array, "b h w c"], group: int) -> Float[Array, "b h w c+1"]:
-  """One more channel: how much a group of the batch varies, the mean over pixels and channels of its deviations.
+def minibatch_stddev(x: Float[Array, "b h w c"], group: int) -> Float[Array, "b h w c+1"]:
+  """Appends a channel with the standard deviation within each group of images, averaged over pixels and channels.
 
-  Groups are those of a batch reshaped to [group, b / group], over all devices; `group` is at most b, whose divisor it
-  must be.
+  The global batch (over all devices) is split into groups by reshaping it to [group, b / group]; a `group` larger than
+  b counts as b, otherwise it must divide b.
   """
   b, h, w, c = x.shape
   group = min(group, b)
-  parted = x.reshape(group, b // group, h, w, c)
-  variance = jnp.mean((parted - parted.mean(0, keepdims=True)) ** 2, 0)
-  deviation = jnp.mean(jnp.sqrt(variance + 1e-8), (1, 2, 3))
-  channel = jnp.broadcast_to(jnp.tile(deviation, group)[:, None, None, None], (b, h, w, 1))
+  groups = x.reshape(group, b // group, h, w, c)
+  variance = jnp.mean((groups - groups.mean(0, keepdims=True)) ** 2, 0)
+  stddev = jnp.mean(jnp.sqrt(variance + 1e-8), (1, 2, 3))
+  channel = jnp.broadcast_to(jnp.tile(stddev, group)[:, None, None, None], (b, h, w, 1))
   return jnp.concatenate([x, channel], -1)
 
 
 class Discriminator(nn.Module):
-  """A picture [-1, 1] -> a logit; large means real. `channels` are those at 4, 8, 16, ... pixels.
+  """Images in [-1, 1] -> logits [b]; large means real. `channels` are those at 4, 8, 16, ... pixels.
 
-  `group` is the size of the groups of `minibatch_deviation`; `clamp` as in the generator.
+  `group` is the group size of `minibatch_stddev`; `clamp` limits activations to +-`clamp` (0: no limit).
   """
 
   channels: tuple[int, ...]
@@ -59,7 +62,7 @@ class Discriminator(nn.Module):
 
   def setup(self):
     last, first = self.channels[-1], self.channels[0]
-    self.entrance = EqualConv(3, last, 1, clamp=self.clamp)
+    self.entrance = EqualConv(3, last, 1, clamp=self.clamp)  # fromRGB; stored files have the name "entrance"
     self.blocks = [HalvingBlock(a, b, self.clamp) for a, b in itertools.pairwise(self.channels[::-1])]
     self.conv = EqualConv(first + 1, first, 3, clamp=self.clamp)
     self.hidden = EqualLinear(16 * first, first, active=True)
@@ -67,18 +70,18 @@ class Discriminator(nn.Module):
 
   @property
   def resolution(self) -> int:
-    """Pixels a side of the pictures it judges."""
+    """The side of its input images in pixels."""
     return 2 ** (len(self.channels) + 1)
 
   def __call__(self, image: Float[Array, "b r r 3"]) -> Float[Array, " b"]:
     x = self.entrance(image)
     for block in self.blocks:
       x = block(x)
-    x = self.conv(minibatch_deviation(x, self.group))
+    x = self.conv(minibatch_stddev(x, self.group))
     return self.logit(self.hidden(x.reshape(x.shape[0], -1)))[:, 0]
 
   def features(self, image: Float[Array, "b h w 3"], count: int = 4) -> list[Float[Array, "b _ _ _"]]:
-    """The answers of the first `count` blocks. Pictures need not have the size that the logit needs."""
+    """The outputs of the first `count` blocks. Images may have other sizes than `resolution`, which logits require."""
     x, found = self.entrance(image), []
     for block in self.blocks[:count]:
       found.append(x := block(x))
@@ -86,5 +89,5 @@ class Discriminator(nn.Module):
 
   @nn.nowrap
   def init_params(self, key: Key) -> PyTree:
-    """The variables `init` returns."""
+    """Initial variables {"params": ...} for images of `resolution` x `resolution` pixels."""
     return init_lazily(self, key, (1, self.resolution, self.resolution, 3))

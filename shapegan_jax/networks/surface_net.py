@@ -14,20 +14,20 @@ from shapegan_jax.types import Key, PyTree
 
 
 def surface_inputs(
-  frequencies: Float[Array, "b n"], phases: Float[Array, "b n"], yaw: Float[Array, " b"], pitch: Float[Array, " b"]
+  codes: tuple[Float[Array, "b _"], ...], yaw: Float[Array, " b"], pitch: Float[Array, " b"]
 ) -> tuple[Float[Array, "b m"], Float[Array, "b 2"]]:
-  """(codes, pose) as `SurfaceNet` reads them: raw codes / 10, and 10 * (polar angles - pi/2) = -10 * (pitch, yaw).
+  """The inputs (codes, pose) of `SurfaceNet`: raw codes / 10, and 10 * (polar angles - pi/2) = -10 * (pitch, yaw).
 
-  Tracking follows the field and must not steer it, so no gradient passes to the codes or the pose.
+  Tracking must not influence the field, so no gradient flows to the codes or the pose.
   """
-  codes = jnp.concatenate([frequencies, phases], -1) / 10
-  return jax.lax.stop_gradient((codes, -10 * jnp.stack([pitch, yaw], -1)))
+  flat = jnp.concatenate(codes, -1) / 10
+  return jax.lax.stop_gradient((flat, -10 * jnp.stack([pitch, yaw], -1)))
 
 
 def relative_to_distance(
   relative: Float[Array, "b h w"], *, near: float, far: float, resolution: int
 ) -> Float[Array, "b r r"]:
-  """Relative map in [0, 1] -> distance along the ray at `resolution`: pixel means going down, bilinear going up."""
+  """Relative map in [0, 1] -> distance along the ray at `resolution`: averaged when downsampling, else bilinear."""
   b, size, _ = relative.shape
   if resolution < size and size % resolution == 0:
     factor = size // resolution
@@ -38,10 +38,10 @@ def relative_to_distance(
 
 
 class SurfaceNet(nn.Module):
-  """A decoder from 1 x 1 to `resolution` pixels; 256 wide and 128 x 128 as published.
+  """A convolutional decoder from 1 x 1 to `resolution` pixels (published: width 256, 128 x 128 pixels).
 
-  A smaller `resolution` (a power of two from 16 on) ends after fewer of the up-sampling blocks. `width` must be a
-  multiple of `resolution`: it is halved by every block and normalised in groups of eight channels.
+  A smaller `resolution` (a power of two, at least 16) has fewer upsampling blocks. `width` must be a multiple of
+  `resolution`: every block halves it and normalises it in groups of eight channels.
   """
 
   code_size: int
@@ -68,12 +68,12 @@ class SurfaceNet(nn.Module):
 
   @nn.nowrap
   def init_params(self, key: Key) -> PyTree:
-    """The variables `init` returns."""
+    """Initial variables {"params": ...} for codes of length `code_size`."""
     return init_lazily(self, key, (1, self.code_size), (1, 2))
 
 
 class UpBlock(nn.Module):
-  """Pre-activation residual block that doubles the resolution before its first convolution."""
+  """Pre-activation residual block that doubles the resolution before the first convolution."""
 
   features: int
 
@@ -99,7 +99,7 @@ def _group_norm(groups: int, name: str) -> nn.GroupNorm:
 
 
 def _transposed(features: int, stride: int, padding: str, name: str) -> nn.ConvTranspose:
-  # The published initialisation takes the fan of a transposed convolution from its outputs.
+  # The published initialisation computes the fan of a transposed convolution from its output channels.
   bound = 1 / math.sqrt(features * 16)
   return nn.ConvTranspose(
     features, (4, 4), (stride, stride), padding, use_bias=False, kernel_init=uniform(bound), name=name

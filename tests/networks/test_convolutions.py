@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from shapegan_jax.networks import fir
-from shapegan_jax.networks.convolutions import adjoint, correlate, doubled, kernel_gradient, transposed
+from shapegan_jax.networks.convolutions import (
+  adjoint,
+  correlate,
+  correlate_transpose,
+  kernel_gradient,
+  upsampling_correlate,
+)
 
 FILTER = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
 
@@ -47,7 +53,7 @@ def test_a_constant_picture_stays_constant_but_at_its_edge():
   np.testing.assert_allclose(fir.blur(ones, (2, 2))[:, 2:-2, 2:-2], 1.0, rtol=1e-6)
   # A kernel whose taps sum to 1: of every four pixels between the zeros one is there, which the filter makes up for.
   kernel = jnp.full((3, 3, 2, 1), 1 / 18)
-  np.testing.assert_allclose(doubled(ones, kernel)[:, 3:-3, 3:-3], 1.0, rtol=1e-6)
+  np.testing.assert_allclose(upsampling_correlate(ones, kernel)[:, 3:-3, 3:-3], 1.0, rtol=1e-6)
 
 
 def test_the_transpose_of_the_blur_is_its_transpose(rng):
@@ -67,7 +73,7 @@ def test_an_impulse_doubles_to_the_filtered_kernel(rng):
   padded = np.pad(stuffed, 1)  # so that correlating with the kernel leaves 11 = 2 * 5 + 1
   full = np.array([[np.sum(padded[i : i + 3, j : j + 3] * kernel) for j in range(11)] for i in range(11)])
   expected = upfirdn(full, 4 * FILTER, 1, 1, 1, 1)
-  ours = doubled(one_channel(x), jnp.asarray(kernel, jnp.float32)[..., None, None])
+  ours = upsampling_correlate(one_channel(x), jnp.asarray(kernel, jnp.float32)[..., None, None])
   assert ours.shape == (1, 10, 10, 1)
   np.testing.assert_allclose(ours[0, ..., 0], expected, atol=1e-5)
 
@@ -90,10 +96,10 @@ def test_three_sides_of_one_form_and_their_derivatives(size, stride, rng):
   x, kernel, g = draw(2, side, side, 3), draw(size, size, 3, 4), draw(2, small, small, 4)
   np.testing.assert_allclose(correlate(x, kernel, stride), plain(x, kernel, stride), atol=1e-4)
   form = jnp.sum(g * correlate(x, kernel, stride))
-  np.testing.assert_allclose(jnp.sum(x * transposed(g, kernel, stride)), form, rtol=1e-4, atol=1e-3)
+  np.testing.assert_allclose(jnp.sum(x * correlate_transpose(g, kernel, stride)), form, rtol=1e-4, atol=1e-3)
   np.testing.assert_allclose(jnp.sum(kernel * kernel_gradient(x, g, size, stride)), form, rtol=1e-4, atol=1e-3)
   if stride == 1:
-    np.testing.assert_allclose(transposed(g, kernel), correlate(g, adjoint(kernel)), atol=1e-4)
+    np.testing.assert_allclose(correlate_transpose(g, kernel), correlate(g, adjoint(kernel)), atol=1e-4)
 
   def penalty(convolve, x, kernel):
     """As R1: its gradient needs derivatives of derivatives in both arguments."""

@@ -5,16 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shapegan_jax.networks.depth_net import Doubling, MapNet, Spread, depth_from_raw
+from shapegan_jax.networks.depth_net import InitialTransposedConv, MapNet, StridedTransposedConv, depth_from_raw
 
 
 def test_layers_are_transposed_convolutions(key):
   x = jax.random.normal(key, (2, 3, 4, 5))
-  double = Doubling(6)
+  double = StridedTransposedConv(6)
   variables = double.init(key, x)
   expected = jax.lax.conv_transpose(x, variables["params"]["kernel"], (2, 2), "SAME")
   np.testing.assert_allclose(double.apply(variables, x), expected, atol=1e-5)
-  spread, x = Spread(6), x[:, :1, :1]
+  spread, x = InitialTransposedConv(6), x[:, :1, :1]
   variables = spread.init(key, x)
   expected = jax.lax.conv_transpose(x, variables["params"]["kernel"], (1, 1), "VALID")
   np.testing.assert_allclose(spread.apply(variables, x), expected, atol=1e-5)

@@ -98,7 +98,7 @@ def test_growing_fades_from_the_smaller_discriminator_to_the_larger(key, rng, ki
   grown = discriminator.apply(variables, image)
   np.testing.assert_allclose(apply(image, jnp.float32(1)).logit, grown.logit, atol=1e-6)
   np.testing.assert_allclose(discriminator.apply(variables, image, 0.3, fading=False).logit, grown.logit, atol=1e-6)
-  # A fully faded-out entrance leaves the discriminator of half the size, on every second pixel.
+  # A fully faded-out fromRGB layer leaves the discriminator of half the size, on every second pixel.
   half = discriminator.apply(variables, image[:, ::2, ::2])
   np.testing.assert_allclose(apply(image, jnp.float32(0)).logit, half.logit, atol=1e-6)
   np.testing.assert_allclose(apply(image, jnp.float32(0)).pose, half.pose, atol=1e-6)

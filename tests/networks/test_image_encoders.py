@@ -36,7 +36,7 @@ def test_every_part_of_the_picture_and_its_place_matter(key, rng):
 
 @pytest.mark.parametrize("resolution", [4, 12, 63])
 def test_a_resolution_that_cannot_be_halved_to_four_is_refused(key, resolution):
-  with pytest.raises(UserError, match="power of two from 8 on"):
+  with pytest.raises(UserError, match="power of two, at least 8"):
     ImageEncoder(6, 0, resolution).init_params(key)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from shapegan_jax.networks.equalised import EqualLinear, activate
 from shapegan_jax.networks.stylegan2 import Generator, Mapping, ModulatedConv, Synthesis
-from shapegan_jax.networks.stylegan2_discriminator import Discriminator, minibatch_deviation
+from shapegan_jax.networks.stylegan2_discriminator import Discriminator, minibatch_stddev
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +104,12 @@ def test_noise_changes_the_picture_by_its_strength(generator, variables, rng):
 
 def test_groups_vary_by_their_deviation(rng):
   x = rng.normal(size=(6, 2, 2, 3)).astype(np.float32)
-  answer = np.asarray(minibatch_deviation(jnp.asarray(x), 3))
+  answer = np.asarray(minibatch_stddev(jnp.asarray(x), 3))
   np.testing.assert_array_equal(answer[..., :3], x)
   for j in range(2):  # groups {0, 2, 4} and {1, 3, 5}
     expected = np.mean(np.sqrt(np.var(x[j::2], axis=0) + 1e-8))
     np.testing.assert_allclose(answer[j::2, ..., 3], expected, rtol=1e-5)
-  alike = minibatch_deviation(jnp.tile(jnp.asarray(x[:1]), (2, 1, 1, 1)), 4)
+  alike = minibatch_stddev(jnp.tile(jnp.asarray(x[:1]), (2, 1, 1, 1)), 4)
   np.testing.assert_allclose(alike[..., 3], 1e-4, rtol=1e-4)
 
 

