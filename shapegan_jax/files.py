@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, then renamed; or, in a bucket, copied there."""
+"""Atomic files, complete or absent: written to a temporary path, then renamed; for a bucket, copied there."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from etils import epath
 from shapegan_jax.errors import UserError
 
 AnyPath = Path | epath.Path
-"""On this machine, or in a bucket; what `located` returns."""
+"""A path on this machine or in a bucket, as `located` returns it."""
 
 
 def located(path: str | AnyPath) -> AnyPath:
-  """`path` on this machine, or in a bucket where it begins with gs://.
+  """`path` as a local path, or as a bucket path if it begins with gs://.
 
   Raises:
-    UserError: a bucket, and the extra is missing.
+    UserError: it is in a bucket, and the extra `[gcs]` is not installed.
   """
   if not in_bucket(path):
     return Path(path)
   if find_spec("gcsfs") is None:
-    raise UserError(f"{path}: needs what speaks to buckets; pip install -e '.[gcs]'")
+    raise UserError(f"{path}: access to buckets needs an extra; pip install -e '.[gcs]'")
   return epath.Path(path)
 
 
 def in_bucket(path: str | AnyPath) -> bool:
-  """A bucket knows only whole files: no appending, no renaming."""
+  """Whether `path` is in a bucket, where files are written whole: no appending, no renaming."""
   return str(path).startswith("gs://")
 
 
 @contextlib.contextmanager
 def aside(path: str | AnyPath) -> Iterator[Path]:
-  """A place beside `path`, with its ending, to write a file (or make a folder): it becomes `path` if all goes well.
+  """A temporary path next to `path`, with the same suffix, for a file or folder that replaces `path` on success.
 
-  Otherwise it is removed and whatever was at `path` stays. Missing folders are made. A file for a bucket is written on
-  this machine first.
+  On failure it is removed and `path` stays unchanged. Missing parent folders are created. A file for a bucket is first
+  written on this machine.
 
   Raises:
-    UserError: the file system refuses (no permission, disk full, ...).
+    UserError: it cannot be written (no permission, disk full, ...).
   """
   path = located(path)
   if in_bucket(path):
@@ -60,7 +60,7 @@ def aside(path: str | AnyPath) -> Iterator[Path]:
   except OSError as error:
     raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
   finally:
-    if os.path.isdir(temporary):  # unlike the method, it never raises
+    if os.path.isdir(temporary):  # unlike Path.is_dir, it never raises
       shutil.rmtree(temporary, ignore_errors=True)
     else:
       with contextlib.suppress(OSError):
@@ -68,12 +68,12 @@ def aside(path: str | AnyPath) -> Iterator[Path]:
 
 
 def copy(file: Path, target: AnyPath) -> None:
-  """Copy a file of this machine to a bucket, where it appears when it is whole.
+  """Copy a local file to a bucket, where it appears only when it is complete.
 
   Raises:
-    UserError: the bucket refuses.
+    UserError: the bucket cannot be written.
   """
   try:
     epath.Path(file).copy(target, overwrite=True)
-  except Exception as error:  # of whatever library speaks to the bucket
-    raise UserError(f"{target}: cannot be written ({error}); may this account write there?") from error
+  except Exception as error:  # of any type, depending on the library behind epath
+    raise UserError(f"{target}: cannot be written ({error}); does this account have write access?") from error

@@ -1,10 +1,10 @@
-"""Devices and processes: a mesh of two axes. The batch is cut over `data`; where there are more devices than pictures,
-the rays of each picture are cut over `rays`; the state is replicated.
+"""Devices and processes: a mesh with two axes. The batch is sharded over `data`; with more devices than images, the
+rays of each image are sharded over `rays`; the state is replicated.
 
-The program is written as if for one device. `jit` sees a replicated state and a sharded batch and lets XLA insert the
-sums over devices, so batch statistics (top-k, minibatch deviation) are those of the global batch. What loops over parts
-of its work is handed out device by device instead (`share_rays`, `in_parts`): XLA would sum gradients in every turn of
-such a loop, where once at its end does.
+The program is written as if for one device. `jit` receives a replicated state and a sharded batch and lets XLA insert
+the reductions over devices, so batch statistics (top-k, minibatch standard deviation) are those of the global batch.
+Loops over chunks of work run under `shard_map` instead (`share_rays`, `in_parts`): XLA would reduce gradients in every
+iteration of such a loop, where one reduction after it is enough.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ def initialize(
   *,
   patience: int = 60,
 ) -> None:
-  """Join the other processes of the run; nothing to do for one process.
+  """Join the other processes of the run; does nothing for a single process.
 
   Args:
-    coordinator: `host:port` of process 0, or "auto" where the cluster tells (Cloud TPU, SLURM, Open MPI, Kubernetes).
-    num_processes, process_id: with an explicit coordinator, how many processes there are and which this one is.
-    patience: seconds without a sign of life after which a process counts as dead and jax ends all others.
+    coordinator: `host:port` of process 0, or "auto" where jax can detect it (Cloud TPU, SLURM, Open MPI, Kubernetes).
+    num_processes, process_id: with an explicit coordinator, the number of processes and the index of this one.
+    patience: seconds without a heartbeat after which a process counts as dead and jax terminates all others.
 
   Raises:
-    UserError: an incomplete description, or a coordinator that cannot be reached.
+    UserError: an argument is missing, or the coordinator cannot be reached.
   """
   if coordinator is None:
     if num_processes is not None or process_id is not None:
       raise UserError("--num_processes and --process_id need --coordinator=host:port of process 0 as well")
     return
-  # Harmless on other platforms: without it several CPU processes cannot reduce.
+  # CPU processes cannot run collectives without it; it has no effect on other platforms.
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   if coordinator == "auto":
     described = {}
@@ -67,9 +67,9 @@ def initialize(
 
 
 def enable_compilation_cache() -> None:
-  """Keep compiled programs on disk, in the user's cache folder; `JAX_COMPILATION_CACHE_DIR` chooses another place.
+  """Keep compiled programs in the user's cache folder, or in `JAX_COMPILATION_CACHE_DIR` if that is set.
 
-  One folder per kind of processor: a home directory may be shared by machines that cannot run each other's programs.
+  There is one folder per kind of processor: machines that cannot run each other's programs may share a home directory.
   """
   if jax.config.jax_compilation_cache_dir is not None:
     return
@@ -82,15 +82,15 @@ def enable_compilation_cache() -> None:
 
 
 def make_mesh(batch_sizes: Sequence[int] = (), *, ray_counts: Sequence[int] = (), most: int | None = None) -> Mesh:
-  """The mesh (`data`, `rays`) over as many devices as possible, equally many in every process.
+  """The mesh (`data`, `rays`) over as many devices as possible, the same number in every process.
 
   Args:
-    batch_sizes: global batches, which the axis `data` divides; none: it takes every device.
-    ray_counts: rays of a picture, which the axis `rays` divides; none: it is of length 1.
-    most: devices of a process that may be taken; None: all.
+    batch_sizes: global batch sizes, all divisible by the length of the axis `data`; if empty, it takes every device.
+    ray_counts: rays per image, all divisible by the length of the axis `rays`; if empty, its length is 1.
+    most: the largest number of devices to use in each process; None: all.
 
   Raises:
-    UserError: the processes cannot share the batches.
+    UserError: the batches cannot be divided among the processes.
   """
   processes = jax.process_count()
   local = min(len(_devices_of(process)[:most]) for process in range(processes))
@@ -108,9 +108,9 @@ def make_mesh(batch_sizes: Sequence[int] = (), *, ray_counts: Sequence[int] = ()
 def layout(
   processes: int, local: int, batch_sizes: Sequence[int], ray_counts: Sequence[int] = ()
 ) -> tuple[int, int] | None:
-  """Lengths of the axes `data` and `rays` for as many as possible of `local` devices in each process (None: for none).
+  """The lengths of `data` and `rays` that use the most of the `local` devices per process; None if no layout fits.
 
-  A process holds whole pictures or a part of one.
+  A process holds whole images, or a part of a single one.
   """
   for each in range(local, 0, -1):
     data = math.gcd(*batch_sizes, each * processes)
@@ -122,7 +122,7 @@ def layout(
 
 
 def mesh_for(stages: Sequence[tuple[int, Any]], *, most: int | None = None) -> Mesh:
-  """The mesh that serves all stages ((start, stage), ...). Rays are shared where a stage says how they are sampled."""
+  """A mesh that fits all stages ((start, stage), ...). Rays are sharded only if a stage samples them (`samples`)."""
   rays = [stage.resolution**2 for _, stage in stages if hasattr(stage, "samples")]
   return make_mesh([stage.batch_size for _, stage in stages], ray_counts=rays, most=most)
 
@@ -132,28 +132,28 @@ def _devices_of(process: int) -> list[Any]:
 
 
 def rows_of_process(mesh: Mesh) -> tuple[int, int]:
-  """(k, n): of every batch, cut into n blocks of rows, this process needs the k-th. Some may need the same."""
+  """(k, n): of every batch, split into n blocks of rows, this process needs the k-th. Processes may share a block."""
   return block_of(np.vectorize(lambda device: device.process_index)(mesh.devices), jax.process_index())
 
 
 def block_of(processes: np.ndarray, process: int) -> tuple[int, int]:
-  """`rows_of_process`, for a mesh whose devices belong to `processes` [data, rays]."""
+  """`rows_of_process` for a mesh whose devices belong to the processes `processes` [data, rays]."""
   rows = np.flatnonzero((processes == process).any(1))
   return int(rows[0]) // len(rows), len(processes) // len(rows)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Every device holds the whole array."""
+  """The sharding with a full copy of the array on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharded(mesh: Mesh) -> NamedSharding:
-  """The first axis is cut over the devices of the axis `data`."""
+  """The sharding that splits the first axis over the mesh axis `data`."""
   return NamedSharding(mesh, PartitionSpec(DATA))
 
 
 def put_batch(mesh: Mesh, local_rows: PyTree) -> PyTree:
-  """Global arrays, sharded by rows, from this process's block of rows (numpy; `rows_of_process`)."""
+  """Global arrays, sharded over the batch, from this process's block of rows (numpy; see `rows_of_process`)."""
   sharding, (_, blocks) = batch_sharded(mesh), rows_of_process(mesh)
 
   def put(rows: np.ndarray) -> jax.Array:
@@ -163,16 +163,16 @@ def put_batch(mesh: Mesh, local_rows: PyTree) -> PyTree:
 
 
 def put_replicated(mesh: Mesh, values: PyTree) -> PyTree:
-  """Global arrays that every device holds, from values that every process knows alike."""
+  """Global replicated arrays from values that are the same in every process."""
   sharding = replicated(mesh)
   return jax.tree.map(lambda value: jax.make_array_from_process_local_data(sharding, np.asarray(value)), values)
 
 
 def over_batch(tree: PyTree) -> PyTree:
-  """Inside `jit`: cut the first axis of every array over the devices of the mesh in use (none: no effect).
+  """Inside `jit`: shard the first axis of every array over the `data` axis of the current mesh (no mesh: no effect).
 
-  A method says this of what it draws for a batch (latents, cameras, lights). Without it nothing tells XLA to share the
-  generator's work, and every device would render the whole batch.
+  Methods apply this to what they sample for a batch (latents, cameras, lights). Without it XLA has no reason to shard
+  the generator's work, and every device would render the whole batch.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if DATA not in mesh.axis_names:
@@ -188,37 +188,37 @@ def over_batch(tree: PyTree) -> PyTree:
 def share_rays(
   function: Callable[[PyTree, PyTree, PyTree], PyTree], params: PyTree, instances: PyTree, rays: PyTree
 ) -> PyTree:
-  """Inside `jit`: `function(params, instances, rays)`, each device of the mesh in use doing its share.
+  """Inside `jit`: `function(params, instances, rays)`, computed by each device for its own images and rays.
 
   Args:
-    function: gives arrays [b, n, ...] and treats every ray of every instance alike, whatever b and n are.
-    params: every device needs all of them. Their gradient is summed over the devices once, when it is complete.
-    instances: arrays [b, ...], one row for each picture.
+    function: returns arrays [b, n, ...]; every ray of every instance must be computed independently of the others.
+    params: replicated. Their gradient is summed over the devices once, after all chunks.
+    instances: arrays [b, ...], one row per image.
     rays: arrays [b, n, ...].
   """
   specs = PartitionSpec(), PartitionSpec(DATA), PartitionSpec(DATA, RAYS)
   b, n = jax.tree.leaves(rays)[0].shape[:2]
-  # What comes before and after is whole pictures: XLA must not cut these, too, along their rays.
+  # The arrays before and after are whole images, which XLA must not shard along their rays as well.
   return over_batch(_shared(function, specs, specs[-1], {DATA: b, RAYS: n})(params, instances, over_batch(rays)))
 
 
 def in_parts(function: Callable[[PyTree, PyTree], PyTree], params: PyTree, rows: PyTree, *, parts: int) -> PyTree:
-  """`function(params, rows)` for `parts` parts of the rows in turn, so that memory holds the work of one: gradient
-  accumulation, by the transposition of a loop that computes each part anew on the way back.
+  """`function(params, rows)`, computed in `parts` micro-batches so that memory holds one at a time. Its gradient is
+  accumulated over them (gradient accumulation); the backward pass recomputes each micro-batch.
 
   Args:
-    function: gives arrays [b, ...] and treats every row alike, whatever b is.
-    params: their gradient is summed over parts, and then once over devices.
-    rows: arrays [b, ...]; `parts` divides b. Each device cuts its own rows, into fewer parts if it has fewer rows.
+    function: returns arrays [b, ...]; every row must be computed independently of the others.
+    params: their gradient is summed over the micro-batches, and then once over the devices.
+    rows: arrays [b, ...]; `parts` divides b. Each device splits its own rows, into fewer parts if it has fewer rows.
   """
   if parts == 1:
     return function(params, rows)
 
   def accumulate(params: PyTree, rows: PyTree) -> PyTree:
     count = math.gcd(parts, jax.tree.leaves(rows)[0].shape[0])
-    cut = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), rows)
-    made = jax.lax.map(jax.checkpoint(lambda part: function(params, part)), cut)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), made)
+    micro_batches = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), rows)
+    outputs = jax.lax.map(jax.checkpoint(lambda micro_batch: function(params, micro_batch)), micro_batches)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
 
   specs = PartitionSpec(), PartitionSpec(DATA)
   return _shared(accumulate, specs, specs[-1], {DATA: jax.tree.leaves(rows)[0].shape[0]})(params, rows)
@@ -227,28 +227,31 @@ def in_parts(function: Callable[[PyTree, PyTree], PyTree], params: PyTree, rows:
 def _shared(
   function: Callable[..., PyTree], in_specs: tuple[PartitionSpec, ...], out_specs: PartitionSpec, cut: dict[str, int]
 ) -> Callable[..., PyTree]:
-  """`function` on every device's share, or on everything without a mesh or where it does not divide what is `cut`."""
+  """`function` under `shard_map`, or unchanged without a mesh or where it does not divide the lengths of `cut`.
+
+  `cut` maps the mesh axes to the lengths of the array axes that they split.
+  """
   mesh = jax.sharding.get_abstract_mesh()
   if not set(cut) <= set(mesh.axis_names) or any(length % mesh.shape[axis] for axis, length in cut.items()):
     return function
-  # Without the check, the sum of a replicated argument's gradient stays where it belongs: after all loops.
+  # `check_vma=False` keeps the sum of a replicated argument's gradient after all loops.
   return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def local_copy(tree: PyTree) -> PyTree:
-  """A replicated tree as this process's first device holds it (no copy): computing with it needs no other process."""
+  """A replicated tree on this process's first device (no copy): computing with it does not involve other processes."""
   return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
 def is_writer() -> bool:
-  """True in the one process that writes logs, pictures and configs."""
+  """True in the one process that writes logs, images and configs."""
   return jax.process_index() == 0
 
 
 class StopSignals:
-  """While in use, SIGTERM and the first Ctrl-C only set `asked`; a second Ctrl-C interrupts as always.
+  """A context manager in which SIGTERM and the first Ctrl-C only set `asked`; a second Ctrl-C interrupts as usual.
 
-  With several processes SIGTERM is left to jax's own notice of pre-emption, on which all processes agree.
+  With several processes, SIGTERM is left to jax's preemption notice, on which all processes agree.
   """
 
   def __init__(self):
@@ -256,7 +259,7 @@ class StopSignals:
     self._before: dict[int, Any] = {}
 
   def __enter__(self) -> StopSignals:
-    # Python lets only the main thread handle signals; elsewhere (a notebook's worker) they keep their meaning.
+    # Only the main thread may handle signals; in other threads (a notebook's worker) they keep their usual effect.
     if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
       self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
     return self
@@ -269,14 +272,14 @@ class StopSignals:
     self.asked = True
     if number == signal.SIGINT:
       signal.signal(signal.SIGINT, signal.default_int_handler)
-    # os.write: a print may be what the signal interrupted.
+    # os.write, because the signal may have interrupted a print.
     os.write(2, b"\nasked to stop: saving after this step (Ctrl-C again: stop at once, without saving)\n")
 
 
 def stop_agreed(step: int, asked: bool) -> bool:
-  """Whether the run shall save and stop after `step`.
+  """Whether the run should save and stop after `step`.
 
-  One process does what it was asked. Several stop at a step they agree on once SIGTERM has reached any of them.
+  A single process returns `asked`. Several stop at a common step once SIGTERM has reached any of them.
   """
   if jax.process_count() == 1:
     return asked

@@ -1,7 +1,7 @@
-"""A process of a run on several hosts, and the one beside it that says why it ended.
+"""Processes of a run on several hosts, each with a parent process that reports why it ended.
 
-When a process of such a run dies, jax ends the others from inside, mid-step, with a page of its own log: no Python of
-theirs can say anything any more. So each is started by a process that does nothing but wait for it.
+When one process of such a run dies, jax terminates the others in the middle of a step with a page of its own log, and
+their Python code can report nothing. Each is therefore started by a parent that only waits for it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import subprocess
 import sys
 
 WATCHED = "SHAPEGAN_WATCHED_BY"
-"""Environment: the process that waits for this one."""
+"""Environment variable with the id of the parent process that waits for this one."""
 
 
 def is_watched() -> bool:
-  """Whether this is the process that does the work. On Linux it then dies with the one that watches it."""
+  """Whether this process is the one that does the work. If so, on Linux it also arranges to die with its parent."""
   if os.environ.get(WATCHED) != str(os.getppid()):
     return False
   if sys.platform == "linux":
@@ -27,9 +27,9 @@ def is_watched() -> bool:
 
 
 def watch() -> int:
-  """Start this program again, as a watched process, and wait until it ends. Returns the exit code for this one.
+  """Start this program again as a child process and wait for it; returns the exit code for this process.
 
-  SIGTERM is passed on. Ctrl-C reaches the other process anyway.
+  SIGTERM is forwarded. Ctrl-C reaches the child anyway.
   """
   child = subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=os.environ | {WATCHED: str(os.getpid())})
   signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(number))
@@ -37,8 +37,8 @@ def watch() -> int:
   code = child.wait()
   if code == -signal.SIGABRT:
     print(
-      "error: another process of this run is gone, so this one was ended too; see what the other said last, then start "
-      "all of them again with the same commands: they go on from the newest checkpoint",
+      "error: another process of this run is gone, so this one was stopped too; see the last lines of the other's log, "
+      "then start all of them again with the same commands: they resume from the newest checkpoint",
       file=sys.stderr,
       flush=True,
     )
