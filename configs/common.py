@@ -19,6 +19,9 @@ def loop() -> ConfigDict:
   config.checkpoint = ConfigDict({"every": 250, "keep": 2, "asynchronous": True})
   config.evaluation = ConfigDict(
     {
+      # By name (shapegan_jax/evaluation/measures.py): what --mode=eval measures, and what training logs.
+      "measures": ("health", "views", "images", "depth"),
+      "training_measures": ("health", "images"),
       # While training: convexity, depth deviation and agreement of normals of `samples` shapes (`final_samples` at the
       # end and by --mode=eval), and the distance of `images` pictures from real ones.
       "every": 500,

@@ -48,17 +48,20 @@ def exponential_approach(step: int, *, start: int, rate: float, initial: float, 
   return (initial - final) * math.exp(-rate * max(step - start, 0)) + final
 
 
+def steps_of_stages(stages: Stages[StageT], first_step: int, end_step: int) -> list[tuple[int, int, StageT]]:
+  """(first step, number of steps, stage) of each stage that is in force in [first_step, end_step), within it."""
+  ends = [start for start, _ in stages[1:]] + [end_step]
+  spans = (
+    (max(start, first_step), min(end, end_step), stage) for (start, stage), end in zip(stages, ends, strict=True)
+  )
+  return [(begin, end - begin, stage) for begin, end, stage in spans if begin < end]
+
+
 def examples_before(stages: Stages[StageT], step: int) -> int:
   """How many examples, over all processes, the steps 0 ... step-1 see."""
-  ends = [start for start, _ in stages[1:]] + [step]
-  return sum(
-    max(0, min(end, step) - start) * stage.batch_size for (start, stage), end in zip(stages, ends, strict=True)
-  )
+  return sum(steps * stage.batch_size for _, steps, stage in steps_of_stages(stages, 0, step))
 
 
 def stages_between(stages: Stages[StageT], first_step: int, end_step: int) -> list[StageT]:
   """The stages in force at some step in [first_step, end_step)."""
-  ends = [start for start, _ in stages[1:]] + [end_step]
-  return [
-    stage for (start, stage), end in zip(stages, ends, strict=True) if max(start, first_step) < min(end, end_step)
-  ]
+  return [stage for _, _, stage in steps_of_stages(stages, first_step, end_step)]

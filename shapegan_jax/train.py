@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,10 +20,10 @@ from jax.sharding import Mesh
 from shapegan_jax import parallel
 from shapegan_jax.checkpoints import Checkpoints, claim_workdir
 from shapegan_jax.data import pipeline
-from shapegan_jax.data.sources import open_source
+from shapegan_jax.data.sources import Source, open_source
 from shapegan_jax.errors import UserError
-from shapegan_jax.evaluation.evaluate import image_reporter
-from shapegan_jax.evaluation.health import alarms, data_depth_deviation, shape_report
+from shapegan_jax.evaluation.health import alarms
+from shapegan_jax.evaluation.measures import Context, Measure, listed, measure_all
 from shapegan_jax.evaluation.preview import preview
 from shapegan_jax.files import AnyPath, located
 from shapegan_jax.methods.base import Method
@@ -34,7 +34,7 @@ from shapegan_jax.programs import stage_words, trace_update
 from shapegan_jax.reporting.progress import Averages, Progress, byte_count, duration
 from shapegan_jax.reporting.writer import MetricsWriter, write_png
 from shapegan_jax.rng import root_key
-from shapegan_jax.schedules import Stage, Stages, stage_at
+from shapegan_jax.schedules import Stage, Stages, stage_at, steps_of_stages
 from shapegan_jax.state import all_finite, nonfinite_names, parameter_count, parameter_table
 from shapegan_jax.types import Array, Key, PyTree
 
@@ -54,12 +54,13 @@ class Run:
   progress: Progress
   writer: MetricsWriter
   model: Model  # its parameters are replaced
-  data_deviation: float | None
-  image_report: Callable[[Model], dict[str, float]]
+  source: Source
+  measures: tuple[Measure, ...]
+  context: Context  # of the measures
 
 
 def train(
-  config: Mapping[str, Any], workdir: str | AnyPath, *, method: Method | None = None, source: Any = None
+  config: Mapping[str, Any], workdir: str | AnyPath, *, method: Method | None = None, source: Source | None = None
 ) -> PyTree:
   """Train to `config["num_steps"]` updates, or go on from the workdir's newest checkpoint.
 
@@ -75,9 +76,13 @@ def train(
   """
   parallel.enable_compilation_cache()
   workdir, active = located(workdir), parallel.is_writer()
+  measures = listed(config["evaluation"], training=True)
   source = open_source(config["data"]) if source is None else source
   config, dependencies = with_dependencies(resolve(dict(config), source))
   method = method or build(config)
+  context = Context(workdir, config, training=True)
+  for measure in measures:
+    measure.prepare(config["evaluation"], context)
   mesh = parallel.mesh_for(method.stages)
   claim_workdir(workdir, config, write=active)
   keep, asynchronous = config["checkpoint"]["keep"], config["checkpoint"]["asynchronous"]
@@ -86,12 +91,12 @@ def train(
     state, first_step = _restore_or_init(method, key, mesh, checkpoints, parallel.put_replicated(mesh, dependencies))
     progress = Progress(total=config["num_steps"], first_step=first_step, active=active)
     writer = MetricsWriter(workdir, first_step=first_step, active=active)
-    measures = Model(method, None, config), data_depth_deviation(source), image_reporter(config["evaluation"], source)
-    run = Run(config, workdir, method, mesh, key, checkpoints, progress, writer, *measures)
+    measured = Model(method, None, config), source, measures, context
+    run = Run(config, workdir, method, mesh, key, checkpoints, progress, writer, *measured)
     try:
-      _announce(run, state, first_step, len(source))
+      _announce(run, state, first_step)
       if first_step < config["num_steps"]:
-        state = _loop(run, state, first_step, _batches(run, source, first_step))
+        state = _loop(run, state, first_step, _batches(run, first_step))
       checkpoints.wait()
     finally:
       progress.close()
@@ -159,12 +164,12 @@ def _restore_or_init(method: Method, key: Key, mesh: Mesh, checkpoints: Checkpoi
   return checkpoints.restore(abstract, step), step
 
 
-def _batches(run: Run, source: Any, first_step: int) -> Iterator[PyTree]:
+def _batches(run: Run, first_step: int) -> Iterator[PyTree]:
   """Batches on the devices, beginning with that of `first_step`; empty ones for a method that looks at none."""
-  if not getattr(run.method, "uses_data", True):
+  if not run.method.uses_data:
     return iter(dict, None)
   rows = pipeline.batches(
-    source,
+    run.source,
     run.method.stages,
     first_step=first_step,
     num_steps=run.config["num_steps"] - first_step,
@@ -175,14 +180,14 @@ def _batches(run: Run, source: Any, first_step: int) -> Iterator[PyTree]:
   return (parallel.put_batch(run.mesh, row) for row in rows)
 
 
-def _announce(run: Run, state: PyTree, first_step: int, images: int) -> None:
+def _announce(run: Run, state: PyTree, first_step: int) -> None:
   """What this run will do, before it does anything that takes long."""
   config, say = run.config, run.progress.say
   if first_step >= config["num_steps"]:
     say(f"{run.workdir} is at step {first_step} already; --config.num_steps={2 * first_step} would train on")
     return
   say(f"training   {config['method']} in {run.workdir}, from step {first_step} to step {config['num_steps']}")
-  say(f"data       {config['data'].get('name', 'given')}, {images} images")
+  say(f"data       {config['data'].get('name', 'given')}, {len(run.source)} images")
   shapes: dict[str, int] = {}  # consecutive stages may differ in what does not interest a reader
   for start, stage in run.method.stages:
     if start < config["num_steps"]:
@@ -220,9 +225,7 @@ def expected_seconds(stages: Stages[Stage], step: int, num_steps: int, seconds: 
   def cost(stage: Stage) -> int:
     return stage.batch_size * stage.resolution**2 * getattr(stage, "samples", 1)
 
-  starts = [start for start, _ in stages[1:]] + [num_steps]
-  steps = [max(0, min(end, num_steps) - max(start, step)) for (start, _), end in zip(stages, starts, strict=True)]
-  work = sum(n * cost(stage) for n, (_, stage) in zip(steps, stages, strict=True))
+  work = sum(steps * cost(stage) for _, steps, stage in steps_of_stages(stages, step, num_steps))
   return seconds * work / cost(stage_at(stages, step))
 
 
@@ -275,10 +278,10 @@ def _preview(run: Run, state: PyTree, done: int) -> None:
 
 def _measure(run: Run, state: PyTree, done: int, alarmed: list[str], *, samples: int) -> list[str]:
   """Log the metrics; say which alarms began or ended. Returns the kinds of alarm that are on."""
-  options = {"samples": samples, "resolution": run.config["evaluation"].get("resolution")}
-  report = shape_report(model := _model(run, state, done), data_deviation=run.data_deviation, **options)
-  run.writer.scalars(done, report | run.image_report(model))
-  ringing = alarms(report)
+  settings = {**run.config["evaluation"], "samples": samples}
+  numbers = measure_all(run.measures, _model(run, state, done), run.source, settings, run.context)
+  run.writer.scalars(done, numbers)
+  ringing = alarms(numbers)
   for kind, sentence in ringing.items():
     if kind not in alarmed:
       run.progress.say(f"warning    step {done}: {sentence}")

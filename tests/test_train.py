@@ -15,9 +15,8 @@ from PIL import Image
 from toy_method import ToyMethod, ToySource, toy_config
 
 from shapegan_jax.errors import UserError
-from shapegan_jax.evaluation import evaluate as evaluation
 from shapegan_jax.evaluation.evaluate import evaluate
-from shapegan_jax.evaluation.health import alarms, data_depth_deviation
+from shapegan_jax.evaluation.health import alarms, data_depth_deviation, shape_report
 from shapegan_jax.reporting import previews
 from shapegan_jax.reporting.progress import Progress, duration
 from shapegan_jax.reporting.writer import MetricsWriter
@@ -186,7 +185,7 @@ def test_the_number_of_samples_in_flight_changes_nothing(key):
 
   method = ToyMethod()
   model = Model(method, method.params_of(method.init(key)), {})
-  whole, parts = (evaluation.shape_report(model, samples=5, batch=b, resolution=16) for b in (5, 2))
+  whole, parts = (shape_report(model, samples=5, batch=b, resolution=16) for b in (5, 2))
   assert whole == pytest.approx(parts, rel=1e-5)
 
 

@@ -41,8 +41,13 @@ class ToyStage(Stage):
 class ToyMethod:
   """Learns the mean colour of the pictures, seen through noise, and a radius. `poison` names a step and what breaks."""
 
+  has_shape = True
+  has_surface = False
+  uses_data = True
+
   stages: tuple = ((0, ToyStage(4, 4)), (3, ToyStage(8, 2)))
   poison: tuple = (-1, "loss")
+  has_shape, has_surface, uses_data = True, False, True
 
   def plan(self, step):
     return stage_at(self.stages, step), {"rate": 0.2 / (1 + 0.1 * step)}

@@ -11,7 +11,6 @@ import numpy as np
 from shapegan_jax.batches import padded_batches
 from shapegan_jax.geometry.depthmaps import normals_from_depth
 from shapegan_jax.geometry.pixels import pixel_grid
-from shapegan_jax.methods.base import has_shape
 from shapegan_jax.metrics import shape
 from shapegan_jax.model import Model
 from shapegan_jax.rng import root_key, stream
@@ -31,7 +30,7 @@ def shape_report(
   the data's where that is known; `shape/normal_disagreement_deg` (median over samples) where there are normals. Nothing
   for methods without shape.
   """
-  if not has_shape(model.method):
+  if not model.method.has_shape:
     return {}
   scenes = model.sample_scene(samples, stream(root_key(0), "shape_report"))
   rows: list[dict[str, np.ndarray]] = []

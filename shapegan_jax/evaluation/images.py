@@ -23,7 +23,15 @@ from shapegan_jax.data.images import resize
 from shapegan_jax.data.sources import Source
 from shapegan_jax.errors import UserError
 from shapegan_jax.metrics.distribution import frechet_distance, inception_score, kernel_distance, moments
-from shapegan_jax.metrics.features import INCEPTION, FeatureNetwork, Features, collect, quantise
+from shapegan_jax.metrics.features import (
+  INCEPTION,
+  FeatureNetwork,
+  Features,
+  collect,
+  frechet_name,
+  kernel_name,
+  quantise,
+)
 from shapegan_jax.model import Model
 from shapegan_jax.networks.features import inception, random_features
 from shapegan_jax.networks.features.perceptual import NetName, load_perceptual, perceptual_features
@@ -108,6 +116,23 @@ def _inception(path: Path) -> FeatureNetwork:
 
 def _signed(pictures: UInt8[Array, "b h w 3"]) -> Array:
   return pictures.astype(jnp.float32) / 127.5 - 1
+
+
+def image_meanings() -> dict[str, str]:
+  """Every number that `image_report` may report, by whichever network, and what it is."""
+  meanings = {}
+  for network in ("random", *(label for label, _ in _LAST_TAP.values()), INCEPTION):
+    frechet, kernel = f"image/{frechet_name(network)}", f"image/{kernel_name(network)}"
+    meanings |= {
+      frechet: f"Frechet distance of generated from real pictures, by features of {network}",
+      f"{frechet}_between_real_halves": "the same of one half of the real pictures from the other: its floor",
+      kernel: f"kernel distance of generated from real pictures, by features of {network}",
+      f"{kernel}_standard_error": "standard error of the kernel distance, over its subsets",
+    }
+  return meanings | {
+    "image/inception_score": "how clear and how varied the classes of generated pictures are",
+    "image/inception_score_deviation": "its standard deviation over parts of the pictures",
+  }
 
 
 def image_report(

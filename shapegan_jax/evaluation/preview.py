@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shapegan_jax.geometry.cameras import orbit_cameras
-from shapegan_jax.methods.base import has_shape
 from shapegan_jax.model import Model
 from shapegan_jax.reporting.previews import YAWS_DEG, preview_grid, yaw_labels
 from shapegan_jax.rng import root_key, stream
@@ -22,7 +21,7 @@ def preview(model: Model, *, count: int, resolution: int | None = None) -> UInt8
   latents, cameras, lights = scene.latents, scene.cameras, scene.lights
   front = model.render(latents, cameras, lights, resolution=resolution)
   turned = {}
-  if not has_shape(model.method):
+  if not model.method.has_shape:
     for truncation in (0.7, 0.5, 0.0):
       turned[f"psi {truncation}"] = model.render(latents, cameras, resolution=resolution, truncation=truncation)
     return preview_grid(front, cameras, turned)

@@ -18,6 +18,17 @@ from shapegan_jax.metrics.distribution import Moments, merge, moments
 
 INCEPTION = "InceptionV3"
 
+
+def frechet_name(network: str) -> str:
+  """FID for InceptionV3, else FD-<network>."""
+  return "FID" if network == INCEPTION else f"FD-{network}"
+
+
+def kernel_name(network: str) -> str:
+  """KID for InceptionV3, else KD-<network>."""
+  return "KID" if network == INCEPTION else f"KD-{network}"
+
+
 FeatureFn = Callable[[UInt8[np.ndarray, "b h w 3"]], tuple[Any, Any]]
 """uint8 pictures [b, h, w, 3] -> feature vectors [b, d], and class probabilities [b, classes] or None."""
 
@@ -32,13 +43,13 @@ class FeatureNetwork:
 
   @property
   def frechet_name(self) -> str:
-    """FID for InceptionV3, else FD-<name>."""
-    return "FID" if self.name == INCEPTION else f"FD-{self.name}"
+    """What the Frechet distance of its features is called."""
+    return frechet_name(self.name)
 
   @property
   def kernel_name(self) -> str:
-    """KID for InceptionV3, else KD-<name>."""
-    return "KID" if self.name == INCEPTION else f"KD-{self.name}"
+    """What the kernel distance of its features is called."""
+    return kernel_name(self.name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from shapegan_jax.model import with_dependencies
 from shapegan_jax.planning.costs import Cost, count, peak_bytes
 from shapegan_jax.programs import abstract_arguments, trace_update
 from shapegan_jax.rng import root_key
-from shapegan_jax.schedules import Stage
+from shapegan_jax.schedules import Stage, steps_of_stages
 from shapegan_jax.state import parameter_count
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -96,13 +96,10 @@ def plan_run(config: Mapping[str, Any], *, method: Method | None = None, quick: 
   """
   method = method or build(config)
   mesh = parallel.mesh_for(method.stages)
-  ends = [start for start, _ in method.stages[1:]] + [config["num_steps"]]
   found: dict[Stage, StagePlan] = {}
-  for (start, stage), end in zip(method.stages, ends, strict=True):
-    steps = min(end, config["num_steps"]) - start
-    if steps > 0:
-      before = found.get(stage) or plan_stage(method, mesh, start, quick=quick)
-      found[stage] = dataclasses.replace(before, steps=before.steps + steps)
+  for start, steps, stage in steps_of_stages(method.stages, 0, config["num_steps"]):
+    before = found.get(stage) or plan_stage(method, mesh, start, quick=quick)
+    found[stage] = dataclasses.replace(before, steps=before.steps + steps)
   if not found:
     raise UserError(f"config.num_steps: {config['num_steps']} steps are none to plan; give one or more")
   state = jax.eval_shape(method.init, root_key(0))

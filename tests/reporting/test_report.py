@@ -3,6 +3,7 @@
 from shapegan_jax.reporting.report import markdown
 
 ROW = {"side_e2": 1.5, "mad_deg": 20.0, "side_e2_of_constant": 0.5, "mad_deg_of_constant": 0.25}
+MEANINGS = {"shape/convex_share": "share of samples that bulge towards the camera"}
 
 
 def test_the_page_shows_everything_there_is():
@@ -16,7 +17,7 @@ def test_the_page_shows_everything_there_is():
     "protocol": {"views": 64, "images": {"generated": 1024, "poses": {"prior": "gaussian"}}},
     "depth_baselines": {"constant": {name: 2 * value for name, value in ROW.items()}},
   }
-  page = markdown("runs/heads", result, pictures={"Samples": "preview.png"})
+  page = markdown("runs/heads", result, pictures={"Samples": "preview.png"}, meanings=MEANINGS)
   wanted = (
     "# runs/heads, step 2,200",
     "![Samples](preview.png)",

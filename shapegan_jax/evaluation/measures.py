@@ -1,0 +1,231 @@
+"""What can be measured of a trained generator, by name: a config's `evaluation` lists which of them it wants.
+
+A new measure is one class and one line, `MEASURES["mine"] = MyMeasure()`, before `train` or `evaluate` is called; with
+`config.evaluation.measures += ("mine",)` its numbers are in `eval.json`, on the terminal and in `eval/report.md`, with
+`config.evaluation.training_measures += ("mine",)` in `metrics.jsonl` and TensorBoard.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+
+from shapegan_jax.data.sources import Source
+from shapegan_jax.errors import UserError
+from shapegan_jax.evaluation.depth_protocol import DepthProtocol
+from shapegan_jax.evaluation.health import data_depth_deviation, shape_report
+from shapegan_jax.evaluation.images import choose_features, image_meanings, image_report
+from shapegan_jax.evaluation.shapes import depth_report, view_consistency, weighted_variance
+from shapegan_jax.files import AnyPath
+from shapegan_jax.metrics.features import FeatureNetwork
+from shapegan_jax.model import Model
+from shapegan_jax.reporting.progress import progress
+from shapegan_jax.schedules import stage_at
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+  """What the measures of one run share.
+
+  Attributes:
+    workdir: of the run; a measure may keep files in its `eval/`.
+    config: the run's own, as it was saved.
+    training: whether the run is still training, where less is measured; otherwise --mode=eval.
+    protocol: how each number was measured; whoever measures writes here what one must know to compare.
+    entries: what else `eval.json` holds, beside numbers.
+  """
+
+  workdir: AnyPath
+  config: Mapping[str, Any]
+  training: bool
+  protocol: dict[str, Any] = dataclasses.field(default_factory=dict)
+  entries: dict[str, Any] = dataclasses.field(default_factory=dict)
+  _kept: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+  def once(self, name: str, make: Callable[[], T]) -> T:
+    """What `make` returned when it was first asked for under this name: networks, features of the data."""
+    if name not in self._kept:
+      self._kept[name] = make()
+    return self._kept[name]
+
+
+@runtime_checkable
+class Measure(Protocol):
+  """Numbers of a model. Subclass it: all but `prepare` must be given.
+
+  Attributes:
+    name: under which configs list it.
+    meanings: name of each number that it may report -> what that number is, in a sentence.
+  """
+
+  name: ClassVar[str]
+  meanings: ClassVar[Mapping[str, str]]
+
+  def prepare(self, settings: Mapping[str, Any], context: Context) -> None:
+    """Load what the measure needs; called before training begins, and before anything is measured.
+
+    Raises:
+      UserError: something is missing.
+    """
+
+  def __call__(self, model: Model, source: Source, settings: Mapping[str, Any], context: Context) -> dict[str, float]:
+    """The numbers; none where the measure is switched off or does not apply to the model.
+
+    Args:
+      model: its `step` is the number of updates it has had.
+      source: what it was trained on.
+      settings: of the config's section `evaluation`; `samples` is how many samples shapes are judged by.
+      context: of the run.
+    """
+
+
+class Health(Measure):
+  """Whether shapes are well formed (`health.shape_report`), of `samples` of them."""
+
+  name: ClassVar[str] = "health"
+  meanings: ClassVar[Mapping[str, str]] = {
+    "shape/convex_share": "share of samples that bulge towards the camera (a hollow face does not)",
+    "shape/depth_deviation": "standard deviation of a sample's depth, world units (median over samples)",
+    "shape/depth_deviation_ratio": "the same as a multiple of the data's own",
+    "shape/normal_disagreement_deg": "degrees between the field's normals and those of the depth (median)",
+  }
+
+  def __call__(self, model: Model, source: Source, settings: Mapping[str, Any], context: Context) -> dict[str, float]:
+    samples, resolution = settings["samples"], settings.get("resolution")
+    if not (model.method.has_shape and samples):
+      return {}
+    context.protocol.update(shape_samples=samples, shape_resolution=resolution)
+    deviation = context.once("data_depth_deviation", lambda: data_depth_deviation(source))
+    return shape_report(model, samples=samples, data_deviation=deviation, resolution=resolution)
+
+
+class Views(Measure):
+  """One surface in all views, and how thick it is, of `views` samples."""
+
+  name: ClassVar[str] = "views"
+  meanings: ClassVar[Mapping[str, str]] = {
+    "view/color_error": "colour of one view laid onto another by its depth, mean difference in [0, 1]",
+    "view/depth_error": "depth of one view laid onto another, mean relative difference",
+    "view/common_share": "pixels that both views see",
+    "shape/weighted_variance_e4": "thickness of the surface: variance of the distance along rays, x10^4 (GOF)",
+    "shape/opaque_share": "rays that meet matter, of which the thickness was taken",
+  }
+
+  def __call__(self, model: Model, source: Source, settings: Mapping[str, Any], context: Context) -> dict[str, float]:
+    samples = settings.get("views")
+    if not (model.method.has_shape and samples):
+      return {}
+    context.protocol["views"] = samples
+    return view_consistency(model, samples=samples) | weighted_variance(model, samples=samples)
+
+
+class Images(Measure):
+  """The distance of generated pictures from real ones: of `images` in training, of `final_images` afterwards."""
+
+  name: ClassVar[str] = "images"
+  meanings: ClassVar[Mapping[str, str]] = image_meanings()
+
+  def prepare(self, settings: Mapping[str, Any], context: Context) -> None:
+    if self._count(settings, context):
+      self._features(settings, context)
+
+  def __call__(self, model: Model, source: Source, settings: Mapping[str, Any], context: Context) -> dict[str, float]:
+    count = self._count(settings, context)
+    if not count:
+      return {}
+    resolution, options = model.resolution, {"count_fake": count, "progress": progress}
+    if context.training:
+      # As large as is being trained: at another size thin things alias, and the distance tells of that alone.
+      resolution = stage_at(model.method.stages, max(model.step - 1, 0)).resolution
+      real_features = context.once("real_features", dict)
+      options = {"count_fake": count, "count_real": 4 * count, "cache": real_features}
+    prepared = np.asarray(source[0]["image"]).shape[0]
+    features, resolution = self._features(settings, context), min(resolution, prepared)
+    report = image_report(model, source, features=features, resolution=resolution, **options)
+    context.protocol["images"] = report["protocol"]
+    return report["values"]
+
+  def _count(self, settings: Mapping[str, Any], context: Context) -> int:
+    return settings.get("images" if context.training else "final_images") or 0
+
+  def _features(self, settings: Mapping[str, Any], context: Context) -> FeatureNetwork:
+    name, weights = settings.get("features") or "random", settings.get("features_file")
+    return context.once("features", lambda: choose_features(name, weights))
+
+
+class Depth(Measure):
+  """SIDE and MAD by the papers' protocol, with a depth network trained on `depth_pairs` generated pictures."""
+
+  name: ClassVar[str] = "depth"
+  meanings: ClassVar[Mapping[str, str]] = {
+    "depth/side_e2": "SIDE x10^2: error of log depth without its mean, of a network trained on generated pairs",
+    "depth/side_e2_std": "its standard deviation over test pictures",
+    "depth/mad_deg": "MAD: mean degrees between normals of estimated and true depth",
+    "depth/mad_deg_std": "its standard deviation over test pictures",
+    "depth/mad_released_deg": "MAD with the rounding of the published code",
+    "depth/side_e2_of_constant": "SIDE as a fraction of a constant depth's",
+    "depth/mad_deg_of_constant": "MAD as a fraction of a constant depth's",
+    "depth/train_loss": "loss of the depth network at the end of its training, world units",
+  }
+
+  def __call__(self, model: Model, source: Source, settings: Mapping[str, Any], context: Context) -> dict[str, float]:
+    pairs = settings.get("depth_pairs")
+    if not (model.method.has_shape and pairs):
+      return {}
+    cameras = context.config["cameras"]
+    protocol = DepthProtocol(pairs=pairs, near=cameras["near"], far=cameras["far"])
+    protocol = dataclasses.replace(protocol, fit=dataclasses.replace(protocol.fit, steps=settings["depth_steps"]))
+    folder = context.workdir / "eval" / f"depth_step_{model.step}"
+    data, fov_deg = context.config["data"], cameras["fov_deg"]
+    rows = depth_report({"model": model}, folder, data=data, protocol=protocol, fov_deg=fov_deg)
+    context.protocol["depth"] = dataclasses.asdict(protocol)
+    context.entries["depth_baselines"] = {name: row for name, row in rows.items() if name != "model"}
+    return {f"depth/{name}": value for name, value in rows["model"].items()}
+
+
+MEASURES: dict[str, Measure] = {measure.name: measure for measure in (Health(), Views(), Images(), Depth())}
+"""Every measure that a config may list, by its name."""
+
+MEASURED = ("health", "views", "images", "depth")
+"""What --mode=eval measures where a config lists nothing."""
+MEASURED_IN_TRAINING = ("health", "images")
+"""What training logs where a config lists nothing."""
+
+
+def listed(settings: Mapping[str, Any], *, training: bool) -> tuple[Measure, ...]:
+  """The measures that a config's section `evaluation` lists, for training to log or else for --mode=eval.
+
+  Raises:
+    UserError: a name in one of the two lists that no measure has.
+  """
+  lists = {
+    "training_measures": settings.get("training_measures", MEASURED_IN_TRAINING),
+    "measures": settings.get("measures", MEASURED),
+  }
+  for setting, names in lists.items():
+    for name in names:
+      if name not in MEASURES:
+        known = ", ".join(MEASURES)
+        raise UserError(f"config.evaluation.{setting}: no measure is called {name!r}; the measures are {known}")
+  return tuple(MEASURES[name] for name in lists["training_measures" if training else "measures"])
+
+
+def measure_all(
+  measures: Iterable[Measure], model: Model, source: Source, settings: Mapping[str, Any], context: Context
+) -> dict[str, float]:
+  """The numbers of all these measures."""
+  numbers: dict[str, float] = {}
+  for measure in measures:
+    values = measure(model, source, settings, context)
+    numbers |= {name: float(value) for name, value in values.items()}
+  return numbers
+
+
+def meanings(measures: Iterable[Measure]) -> dict[str, str]:
+  """Name of a number -> what it is, of all these measures."""
+  return {name: text for measure in measures for name, text in measure.meanings.items()}
