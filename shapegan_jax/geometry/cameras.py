@@ -1,8 +1,8 @@
 """Cameras on a sphere around the object, and the priors their poses are drawn from.
 
-Angles are radians. `yaw = pitch = 0` is the frontal view from (0, 0, radius); positive yaw moves the camera to +x,
-positive pitch moves it up. pi-GAN and its descendants count polar angles instead; `to_polar` and `from_polar` are the
-only bridge.
+Angles are in radians. `yaw = pitch = 0` is the frontal view from (0, 0, radius); positive yaw moves the camera towards
++x, positive pitch moves it up. pi-GAN and the methods based on it use polar angles instead; only `to_polar` and
+`from_polar` convert between the two.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from shapegan_jax.types import Cameras, Key
 
-# A camera that passes the pole would come down on the other side with its picture upside down.
+# Beyond the pole a camera would be on the other side of the sphere, with its image upside down.
 MAX_PITCH = math.pi / 2 - 1e-5
 
 
@@ -27,8 +27,8 @@ def orbit_cameras(
 ) -> Cameras:
   """Cameras at `radius` (world units) that look at the origin with the world's y axis up.
 
-  position = radius (sin yaw cos pitch, sin pitch, cos yaw cos pitch). The frame is written in closed form, not by cross
-  products with "up", so it and its gradient exist at the poles too. `fov` is the full vertical angle.
+  position = radius (sin yaw cos pitch, sin pitch, cos yaw cos pitch). The rotation is in closed form, without cross
+  products with "up", so it and its gradient are defined at the poles too. `fov` is the full vertical angle.
   """
   fov = jnp.broadcast_to(jnp.asarray(fov, yaw.dtype), yaw.shape)
   radius = jnp.broadcast_to(jnp.asarray(radius, yaw.dtype), yaw.shape)
@@ -50,12 +50,12 @@ def to_polar(yaw: Float[Array, "*b"], pitch: Float[Array, "*b"]) -> tuple[Float[
 def from_polar(
   polar_pitch: Float[Array, "*b"], polar_yaw: Float[Array, "*b"]
 ) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
-  """(yaw, pitch) of pi-GAN's (polar_pitch, polar_yaw): the inverse of `to_polar`."""
+  """pi-GAN's (polar_pitch, polar_yaw) -> (yaw, pitch): the inverse of `to_polar`."""
   return math.pi / 2 - polar_yaw, math.pi / 2 - polar_pitch
 
 
 class PosePrior(Protocol):
-  """A distribution of camera poses. `key=None` gives the prior's centre."""
+  """A distribution of camera poses; `sample` returns (yaw, pitch) in radians. `key=None` gives the prior's centre."""
 
   def sample(self, key: Key | None, shape: tuple[int, ...]) -> tuple[Array, Array]: ...
 
@@ -76,7 +76,7 @@ class GaussianPose:
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedGaussianPose:
-  """Gaussians cut at two standard deviations; the deviation that results is 0.8796 of the one given."""
+  """Gaussians truncated at two standard deviations; the resulting standard deviation is 0.8796 of the given one."""
 
   yaw_std: float
   pitch_std: float
@@ -90,7 +90,7 @@ class TruncatedGaussianPose:
 
 @dataclasses.dataclass(frozen=True)
 class UniformPose:
-  """Uniform in mean +- halfwidth, in radians (pi-GAN on cats: 0.5 and 0.4). The deviation is halfwidth / sqrt(3)."""
+  """Uniform in mean +- halfwidth, in radians (pi-GAN on cats: 0.5 and 0.4); the std is halfwidth / sqrt(3)."""
 
   yaw_halfwidth: float
   pitch_halfwidth: float
@@ -104,7 +104,7 @@ class UniformPose:
 
 @dataclasses.dataclass(frozen=True)
 class HybridPose:
-  """pi-GAN's mixture: half Gaussian, half uniform in mean +- 2 std. Drawn per camera (the release draws per batch)."""
+  """pi-GAN's mixture: half Gaussian, half uniform in mean +- 2 std; chosen per camera (in the release: per batch)."""
 
   yaw_std: float
   pitch_std: float
@@ -125,10 +125,10 @@ class HybridPose:
 
 @dataclasses.dataclass(frozen=True)
 class SphericalUniformPose:
-  """Uniform on the area of the part of the sphere between two yaws and two pitches, in radians.
+  """Uniform by area on the part of the sphere between two yaws and two pitches, in radians.
 
-  Area is yaw times sin(pitch), so sin(pitch) is drawn uniformly. pi-GAN's CARLA prior is `yaw_range=(-pi, pi)`,
-  `pitch_range=(0.0556, pi/2)` (polar angles 0 to 86.8 degrees).
+  The area element is d yaw d sin(pitch), so sin(pitch) is sampled uniformly. pi-GAN's prior for CARLA is
+  `yaw_range=(-pi, pi)`, `pitch_range=(0.0556, pi/2)` (polar angles 0 to 86.8 degrees).
   """
 
   yaw_range: tuple[float, float]

@@ -17,7 +17,7 @@ Frame = Literal["world", "camera"]
 def points_from_depth(
   depth: Float[Array, "*b h w"], cameras: Cameras, pixels: Float[Array, "h w 2"], *, frame: Frame = "world"
 ) -> Float[Array, "*b h w 3"]:
-  """The points seen at `pixels`: depth * (x tan(fov/2), y tan(fov/2), -1) in the camera's frame, moved to `frame`."""
+  """Points visible at `pixels`: depth * (x tan(fov/2), y tan(fov/2), -1) in the camera frame, converted to `frame`."""
   slope = jnp.tan(cameras.fov / 2)[..., None, None]
   pixels = jnp.broadcast_to(pixels, (*depth.shape, 2))
   points = jnp.stack([depth * slope * pixels[..., 0], depth * slope * pixels[..., 1], -depth], -1)
@@ -29,11 +29,10 @@ def points_from_depth(
 def normals_from_depth(
   depth: Float[Array, "*b h w"], cameras: Cameras, pixels: Float[Array, "h w 2"], *, frame: Frame = "world"
 ) -> Float[Array, "*b h w 3"]:
-  """Unit normals, towards the camera: the cross product of the central differences of neighbouring points.
+  """Unit normals facing the camera: cross products of the central differences of neighbouring points.
 
-  The first and last rows and columns use one-sided differences. Where two neighbours lie on different surfaces the
-  answer is the slope of the step between them, so masks should be eroded by a pixel. Both sides must be at least 2
-  pixels.
+  The first and last rows and columns use one-sided differences. At depth discontinuities the normals are those of the
+  step between the surfaces, so masks should be eroded by one pixel. Both sides must have at least 2 pixels.
   """
   points = points_from_depth(depth, cameras, pixels, frame="camera")
   rightwards = _differences(points, -2)

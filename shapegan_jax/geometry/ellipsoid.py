@@ -1,7 +1,7 @@
-"""A first guess of a depth map, the cap of a sphere stretched to a mask's box (GAN2Shape, section 3.2), and masks.
+"""Initial depth maps: spherical caps stretched to the bounding box of a mask (GAN2Shape, section 3.2); and masks.
 
-Masks are in [0, 1]; rows run downwards. Nothing here looks at what a picture shows: where no mask is given, the
-background's colour or an ellipse in the middle must do.
+Masks are in [0, 1], with rows from top to bottom. No segmentation network is used: where no mask is given, it comes
+from the background colour or is an ellipse in the middle.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from jaxtyping import Array, Bool, Float
 
 from shapegan_jax.numerics import safe_div
 
-_INSIDE = 0.7  # published: of a soft mask
+_INSIDE = 0.7  # the published threshold for soft masks
 
 
 @dataclasses.dataclass(frozen=True)
 class BoxChange:
-  """How a mask's box is changed before the cap is put into it, as shares of its height (`up`, `down`) and width.
+  """Changes of a mask's bounding box before the cap is fitted, as fractions of its height (`up`, `down`) and width.
 
-  Positive numbers enlarge. `to_bottom`: it ends at the picture's last row. Published: faces `sides=-1/12` and
-  `to_bottom` (the mask ends at the neck), synthetic faces `up=1/6` (their masks lack the forehead), cars and churches
-  `down=1/6`, cats and horses nothing.
+  Positive numbers enlarge the box. `to_bottom` extends it to the last row of the image. Published: faces `sides=-1/12`
+  and `to_bottom` (their masks end at the neck), synthetic faces `up=1/6` (their masks lack the forehead), cars and
+  churches `down=1/6`, cats and horses none.
   """
 
   up: float = 0.0
@@ -43,16 +43,16 @@ def ellipsoid_depth(
   box: BoxChange = BoxChange(),
   meaning: Literal["paper", "released"] = "paper",
 ) -> Float[Array, "*b s s"]:
-  """Depth `near` in the middle of each mask's box, `far` at the edge of the ellipse in the box and outside of it.
+  """Depth that is `near` at the centre of each mask's box and `far` on and outside the ellipse in the box.
 
   Args:
-    radius: that of the sphere, in units of depth, whose cap of height far - near is stretched. `far - near` of it is a
-      half sphere.
-    meaning: "paper": the ellipse is in the middle of the box. "released": as the authors' code has it, which stretches
-      rows about row s / 2 and then compares them with the box's middle, so that an ellipse in a tall box lies farther
-      from the picture's middle than its box does.
+    radius: radius of the sphere, in units of depth, of which a cap of height far - near is used; with
+      `radius = far - near` the cap is a hemisphere.
+    meaning: "paper": the ellipse is centred in the box. "released": as in the authors' code, which scales rows about
+      row s / 2 and then compares them with the centre of the box, so that an ellipse in a tall box lies farther from
+      the centre of the image than its box.
 
-  A mask that reaches 0.7 nowhere has no box: its depth is `far`.
+  If a mask is below 0.7 everywhere there is no box and the depth is `far`.
   """
   inside = jnp.asarray(mask) >= _INSIDE
   size = inside.shape[-1]
@@ -61,7 +61,7 @@ def ellipsoid_depth(
   height, width = bottom - top, right - left
   top, bottom = top - box.up * height, jnp.full_like(bottom, size - 1) if box.to_bottom else bottom + box.down * height
   left, right = left - box.sides * width, right + box.sides * width
-  # A box of a single row or column is made a pixel large.
+  # A box is at least one pixel high and wide.
   half_width, half_height = jnp.maximum(right - left, 1.0) / 2, jnp.maximum(bottom - top, 1.0) / 2
   lines = jnp.arange(size, dtype=top.dtype)
   middle_row, middle_column, ratio = (
@@ -74,7 +74,7 @@ def ellipsoid_depth(
     rows = (lines - middle_row) / ratio
   distance = jnp.hypot(rows[..., :, None], (lines - middle_column)[..., None, :])
   share = distance / half_width[..., None, None]
-  edge = math.sqrt(radius**2 - (radius - (far - near)) ** 2)  # of the cap
+  edge = math.sqrt(radius**2 - (radius - (far - near)) ** 2)  # radius of the cap's edge
   cap = radius - jnp.sqrt(jnp.abs(radius**2 - (share * edge) ** 2)) + near
   return jnp.where((share <= 1) & found[..., None, None], cap, far)
 
@@ -82,11 +82,11 @@ def ellipsoid_depth(
 def background_mask(
   image: Float[Array, "*b h w 3"], *, color: ArrayLike | None = None, threshold: float = 0.06
 ) -> Float[Array, "*b h w"]:
-  """1 where pictures in [-1, 1] differ from their constant background by more than `threshold` of [0, 1].
+  """1 where images in [-1, 1] differ from their constant background by more than `threshold`, in units of [0, 1].
 
-  `color` is the background's, in [-1, 1], a number or three of them; None takes the median of each channel over the
-  first row and the upper halves of the first and last columns (below, heads have shoulders). What differs alone among
-  its neighbours is noise: a pixel needs most of the 3 x 3 around it.
+  `color` is the background colour in [-1, 1], one number or three; None uses the median of each channel over the first
+  row and the upper halves of the first and last columns (the lower halves may show shoulders). Isolated pixels count as
+  noise: a pixel is kept only if the majority of the 3 x 3 pixels around it differ.
   """
   height = image.shape[-3] // 2
   if color is None:
@@ -102,19 +102,19 @@ def background_mask(
 
 
 def centroids(mask: Float[Array, "*b h w"]) -> Float[Array, "*b 2"]:
-  """(x, y) of masks' mean places, in [0, 1] of the width and height; of an empty mask 0."""
+  """The centroids (x, y) of masks, as fractions of the width and height from the upper left; 0 for an empty mask."""
   rows, columns = ((jnp.arange(n) + 0.5) / n for n in mask.shape[-2:])
   sums = [jnp.einsum("...hw,w->...", mask, columns), jnp.einsum("...hw,h->...", mask, rows)]
   return safe_div(jnp.stack(sums, -1), jnp.sum(mask, (-2, -1))[..., None])
 
 
 def centred_ellipse(size: int, radii: tuple[float, float] = (0.7, 0.9)) -> Float[Array, "{size} {size}"]:
-  """1 inside the ellipse in the picture's middle with half axes `radii` (across, down); 1 is half the picture."""
+  """1 inside the centred ellipse with semi-axes `radii` (horizontal, vertical), in units of half the image."""
   line = (jnp.arange(size) + 0.5) / size * 2 - 1
   return ((line / radii[0])[None, :] ** 2 + (line / radii[1])[:, None] ** 2 < 1).astype(jnp.float32)
 
 
 def _ends(line: Bool[Array, "*b s"]) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
-  """The first and the last true place; with none, 0 and size - 1."""
+  """The indices of the first and the last true element; if there is none, 0 and s - 1."""
   first, behind = jnp.argmax(line, -1), jnp.argmax(line[..., ::-1], -1)
   return first.astype(jnp.float32), (line.shape[-1] - 1 - behind).astype(jnp.float32)

@@ -1,7 +1,8 @@
-"""Where to sample along a ray. In this file `t` always holds lengths along the ray, one per *sample*, `s` of them.
+"""Sampling along rays. In this file `t` always holds distances along the ray, one per *sample*, `s` of them.
 
-`tdist` holds the s + 1 fenceposts between samples. Nothing here draws random numbers: offsets and `u` come in, so that
-a caller can draw them before it cuts the rays into chunks. Sample axes are last; every leading shape works.
+`tdist` holds the s + 1 interval boundaries around samples. Nothing here generates random numbers: offsets and `u` are
+arguments, so that callers can sample them before splitting the rays into chunks. The sample axis is last; all leading
+shapes work.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _MIN_CDF_STEP = 1e-5
 
 
 def uniform_points(near: Float[Array, "*r"], far: Float[Array, "*r"], n: int) -> Float[Array, "*r {n}"]:
-  """`n` evenly spaced points from near to far, both included; a single point sits in the middle."""
+  """`n` evenly spaced points from near to far, both included; a single point is in the middle."""
   return _between(near, far, _fractions(n))
 
 
@@ -36,8 +37,8 @@ def stratified_points(
 ) -> Float[Array, "*r {n}"]:
   """One point in each of `n` bins of [near, far], at the fraction `offsets` in [0, 1] of its bin; sorted.
 
-  "equal" are the bins of NeRF's equation 2. "midpoints" are those of its code, which GRAF uses: they end half-way
-  between the points of `uniform_points`, so that the first and the last are half as wide.
+  "equal" bins are those of NeRF's equation 2. "midpoints" are those of its code, also used by GRAF: their boundaries
+  are half-way between the points of `uniform_points`, so that the first and the last bin have half the width.
   """
   steps = jnp.arange(n, dtype=near.dtype)
   if bins == "equal" or n == 1:
@@ -57,9 +58,9 @@ def jitter(
 ) -> Float[Array, "*r s"]:
   """Moves each of the evenly spaced `t` by offsets * spacing, `offsets` in [-1/2, 1/2] (pi-GAN).
 
-  Each sample moves on its own and none is clamped, as published: the outermost may leave [near, far] by half a spacing.
-  The order cannot change, but neighbours may meet. The spacing is (far - near) / (s - 1), by default between the first
-  and the last of `t`; a single sample moves within all of [near, far], and stays where these are not given.
+  Samples move independently and are not clamped, as published: the outermost may leave [near, far] by half a spacing.
+  The order is kept, but neighbours may coincide. The spacing is (far - near) / (s - 1), by default between the first
+  and the last of `t`; a single sample moves within [near, far], and not at all if these are not given.
   """
   near = t[..., :1] if near is None else jnp.broadcast_to(jnp.asarray(near, t.dtype), t.shape[:-1])[..., None]
   far = t[..., -1:] if far is None else jnp.broadcast_to(jnp.asarray(far, t.dtype), t.shape[:-1])[..., None]
@@ -69,9 +70,9 @@ def jitter(
 def window_points(
   centre: Float[Array, "*r"], width: ArrayLike, near: ArrayLike, far: ArrayLike, n: int
 ) -> Float[Array, "*r {n}"]:
-  """`n` evenly spaced points over a window of total `width`, moved so that it lies within [near, far] (ShadeGAN).
+  """`n` evenly spaced points over a window of total `width`, shifted so that it lies within [near, far] (ShadeGAN).
 
-  `width` may be traced (it shrinks while training). A window wider than the range becomes the range.
+  `width` may be traced (it shrinks during training). A window wider than the range becomes the range.
   """
   near = jnp.broadcast_to(jnp.asarray(near, centre.dtype), centre.shape)
   far = jnp.broadcast_to(jnp.asarray(far, centre.dtype), centre.shape)
@@ -81,7 +82,7 @@ def window_points(
 
 
 def fenceposts(t: Float[Array, "*r s"], near: ArrayLike, far: ArrayLike) -> Float[Array, "*r s+1"]:
-  """`tdist`: near, the midpoints of sorted `t`, far; samples outside [near, far] do not move the ends outwards."""
+  """`tdist`: near, the midpoints of sorted `t`, far; midpoints are clipped to [near, far]."""
   near = jnp.broadcast_to(jnp.asarray(near, t.dtype), t.shape[:-1])[..., None]
   far = jnp.broadcast_to(jnp.asarray(far, t.dtype), t.shape[:-1])[..., None]
   middles = jnp.clip((t[..., 1:] + t[..., :-1]) / 2, near, far)
@@ -95,12 +96,11 @@ def deltas_of(
   *,
   last: Literal["far", "infinite", "published"] = "far",
 ) -> Float[Array, "*r s"]:
-  """Length of the interval that each of the sorted samples stands for: from itself to the next one.
+  """Length of the interval of each of the sorted samples: from the sample to the next one.
 
-  `last` says where the last interval ends. "far": at far, and only what lies within [near, far] is counted, so the sum
-  is at most far - near. "infinite": never (an infinite length, which the compositor reads as "opaque if there is any
-  density", without gradient). "published": after 1e10, as in pi-GAN and NeRF; the gradient of a density there reaches
-  1e10.
+  `last` is the end of the last interval. "far": at far, and only the parts within [near, far] count, so that the sum is
+  at most far - near. "infinite": an infinite length, which compositing treats as opaque if there is any density,
+  without gradient. "published": a length of 1e10, as in pi-GAN and NeRF; gradients of that density can reach 1e10.
   """
   if last == "far":
     near = jnp.broadcast_to(jnp.asarray(near, t.dtype), t.shape[:-1])[..., None]
@@ -114,20 +114,20 @@ def deltas_of(
 def importance_points(
   t: Float[Array, "*r s"], weights: Float[Array, "*r s"], u: Float[Array, "*r n"]
 ) -> Float[Array, "*r n"]:
-  """Points distributed as the weights of a first pass: the inverse of their cumulative distribution at `u` in [0, 1].
+  """Points distributed as the weights of a first pass: their inverse cumulative distribution at `u` in [0, 1].
 
   The published algorithm (NeRF section 5.2 as released, pi-GAN): the density is constant between midpoints of `t`, with
-  mass weights[1:-1] + 2e-5, and a step of the distribution under 1e-5 counts as 1. `t` must be sorted, at least three.
-  The answer has the order of `u` and no gradient.
+  mass weights[1:-1] + 2e-5, and steps of the cumulative distribution below 1e-5 are replaced by 1. `t` must be sorted
+  and have at least three samples. The points are in the order of `u` and carry no gradient.
   """
   if t.shape[-1] < 3:
-    raise ValueError(f"importance_points needs at least 3 samples a ray, got {t.shape[-1]}")
+    raise ValueError(f"importance_points needs at least 3 samples per ray, got {t.shape[-1]}")
   t, weights = jax.lax.stop_gradient(t), jax.lax.stop_gradient(weights)
   bins = (t[..., 1:] + t[..., :-1]) / 2
   mass = weights[..., 1:-1] + _WEIGHT_FLOOR
   pdf = mass / jnp.sum(mass, -1, keepdims=True)
   cdf = jnp.concatenate([jnp.zeros_like(pdf[..., :1]), jnp.cumsum(pdf, -1)], -1)
-  # Both sequences increase, so the neighbours of u are a maximum and a minimum over all: no search, no gather.
+  # Both sequences are increasing, so the neighbours of u are a maximum and a minimum: no search or gather is needed.
   before = cdf[..., None, :] < u[..., :, None]
 
   def neighbours(values: Array) -> tuple[Array, Array]:
@@ -145,10 +145,10 @@ def importance_points(
 def merge_sorted(
   t_a: Float[Array, "*r a"], t_b: Float[Array, "*r b"], samples_a: PyTree = None, samples_b: PyTree = None
 ) -> tuple[Float[Array, "*r a+b"], PyTree]:
-  """Both sets of samples as one, sorted by t: (t, samples).
+  """Merges two sets of samples, sorted by t: returns (t, samples).
 
-  `samples_a` and `samples_b` are pytrees of one structure whose leaves are `[*r, a, ...]` and `[*r, b, ...]`, such as
-  `FieldSamples`; the gradient flows through them and through `t`.
+  `samples_a` and `samples_b` are pytrees of the same structure with leaves `[*r, a, ...]` and `[*r, b, ...]`, such as
+  `FieldSamples`; gradients flow through them and through `t`.
   """
   axis = t_a.ndim - 1
   order = _sorting_order(jax.lax.stop_gradient(jnp.concatenate([t_a, t_b], axis)))
@@ -162,7 +162,7 @@ def merge_sorted(
 
 
 def _sorting_order(t: Float[Array, "*r s"]) -> Int[Array, "*r s"]:
-  """`jnp.argsort(t)`, stable, by comparing all pairs: 20 times faster on a CPU at 20 samples a ray."""
+  """`jnp.argsort(t)`, stable, by comparing all pairs: 20 times as fast on a CPU with 20 samples per ray."""
   index = jnp.reshape(jnp.arange(t.shape[-1]), (*(1,) * (t.ndim - 1), -1))
   mine, other = t[..., :, None], t[..., None, :]
   earlier = (other < mine) | ((other == mine) & (index[..., None, :] < index[..., :, None]))

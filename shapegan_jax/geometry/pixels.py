@@ -1,8 +1,8 @@
-"""Where rays pass through the image plane: the full grid, and patches of it (GRAF).
+"""Image points of rays: the full pixel grid, and patches of it (GRAF).
 
-Image points are (x to the right, y up), both from -1 to 1 over the image. A patch is a regular grid of K x K places in
-an n x m picture, given by its K rows (from the top) and K columns (from the left), each from -1, the first pixel, to 1,
-the last one. Places lie between pixels as well.
+Image points are (x to the right, y up), both from -1 to 1 over the image. A patch is a regular grid of K x K points in
+an n x m image, given by its K rows (from the top) and K columns (from the left), each from -1 (first pixel) to 1 (last
+pixel). Its points may lie between pixels.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from jaxtyping import Array, Float
 from shapegan_jax.types import Key
 
 Align = Literal["corners", "centres", "left"]
-"""Where pixel i of n lies: "corners" puts the outermost on -1 and 1, at 2i / (n - 1) - 1 (pi-GAN and its descendants),
-so a pixel is 2 / (n - 1) wide and the picture shows half a pixel more on each side than `fov`; "centres" are those of n
-equal intervals, (2i + 1) / n - 1; "left" their left (upper) ends, 2i / n - 1 (NeRF's code and GRAF)."""
+"""The coordinate of pixel i of n. "corners": 2i / (n - 1) - 1, so that the outermost are at -1 and 1 (pi-GAN and the
+methods based on it); a pixel is 2 / (n - 1) wide and the image extends half a pixel beyond `fov` on each side.
+"centres": the centres of n equal intervals, (2i + 1) / n - 1. "left": their left (upper) ends, 2i / n - 1 (NeRF's code
+and GRAF)."""
 
 
 def pixel_grid(height: int, width: int, *, align: Align = "corners") -> Float[Array, "{height} {width} 2"]:
-  """One point per pixel, first row at the top.
+  """One point (x, y) per pixel, first row at the top.
 
-  Both axes span [-1, 1], so the pixels of an image that is not square are not square either.
+  Both axes span [-1, 1], so pixels are square only in square images.
   """
   x, y = _coordinates(width, align), -_coordinates(height, align)
   return jnp.stack(jnp.meshgrid(x, y, indexing="xy"), -1)
@@ -34,10 +35,10 @@ def pixel_grid(height: int, width: int, *, align: Align = "corners") -> Float[Ar
 def draw_patches(
   key: Key, count: int, size: int, *, min_scale: ArrayLike
 ) -> tuple[Float[Array, "{count} {size}"], Float[Array, "{count} {size}"]]:
-  """(rows, columns) of patches of `size` x `size` places, each at its own scale and position (GRAF, section 3.2).
+  """(rows, columns) of random patches of `size` x `size` points (GRAF, section 3.2).
 
-  The scale is U(min_scale, 1), of the picture's side (1: all of it); rows and columns are moved by U(0, 1 - scale) in a
-  random direction, each on its own, so that patches stay inside.
+  The scale of a patch is U(min_scale, 1) of the side of the image (1: all of it); its rows and columns are shifted
+  independently by U(0, 1 - scale) in a random direction, so that it stays inside.
   """
   scale_key, shift_key = jax.random.split(key)
   scale = jax.random.uniform(scale_key, (count,), minval=min_scale, maxval=1.0)
@@ -51,7 +52,7 @@ def draw_patches(
 def patch_points(
   rows: Float[Array, "*b k"], columns: Float[Array, "*b m"], height: int, width: int, *, align: Align = "corners"
 ) -> Float[Array, "*b k m 2"]:
-  """The image points of patches of an n x m picture, between those of `pixel_grid(n, m, align=align)`."""
+  """The image points (x, y) of patches of a `height` x `width` image, in the coordinates of `pixel_grid`."""
   x = _place(_index(columns, width), width, align)
   y = -_place(_index(rows, height), height, align)
   shape = (*x.shape[:-1], y.shape[-1], x.shape[-1])
@@ -61,9 +62,10 @@ def patch_points(
 def read_patches(
   images: Float[Array, "*b h w c"], rows: Float[Array, "*b k"], columns: Float[Array, "*b m"]
 ) -> Float[Array, "*b k m c"]:
-  """Patches of pictures, bilinear between the four pixels around each place.
+  """Patches of images, interpolated bilinearly between the four pixels around each point.
 
-  A patch is regular, so it is two matrix products with hat functions and no gather: rows @ image @ columns^T.
+  As a patch is a regular grid, this takes two matrix products with hat functions and no gather: rows @ image @
+  columns^T.
   """
   left, right = (_hats(lines, n) for lines, n in ((rows, images.shape[-3]), (columns, images.shape[-2])))
   exact = jax.lax.Precision.HIGHEST
@@ -82,7 +84,7 @@ def _hats(lines: Float[Array, "*b k"], n: int) -> Float[Array, "*b k {n}"]:
 
 
 def _index(lines: Array, n: int) -> Array:
-  """[-1, 1] -> [0, n - 1]."""
+  """Patch coordinates in [-1, 1] -> pixel indices in [0, n - 1]."""
   return (lines + 1) * ((n - 1) / 2)
 
 

@@ -1,7 +1,7 @@
-"""Rays of perspective cameras, and two lengths: `distance` along the ray, `depth` along the optical axis.
+"""Rays of perspective cameras, and conversion between `distance` along the ray and `depth` along the optical axis.
 
-Rotations are written as sums of products, not as matrix products: a matrix product may run in bfloat16 on a TPU, and an
-error of 0.4 % in a direction is several pixels.
+Rotations are sums of products, not matrix products: those may run in bfloat16 on a TPU, and an error of 0.4 % in a
+direction is several pixels.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from shapegan_jax.types import Cameras, Rays
 def cast_rays(cameras: Cameras, pixels: Float[Array, "*p 2"], *, near: ArrayLike, far: ArrayLike) -> Rays:
   """Rays `[*b, *p]` from cameras `[*b]` through image points shared by all of them.
 
-  A direction is R (x, y, -1/tan(fov/2)) normalised, in the world frame; it is unit, so `near`, `far` (world units) and
-  every t are Euclidean distances from the camera (pi-GAN), not depths. For points that differ per camera use `vmap`.
+  A direction is R (x, y, -1/tan(fov/2)), normalised, in the world frame. As it is a unit vector, `near`, `far` (world
+  units) and every t are Euclidean distances from the camera (pi-GAN), not depths. For points that differ between
+  cameras use `vmap`.
   """
   leading, points = cameras.fov.shape, pixels.shape[:-1]
   shape = (*leading, *points)
@@ -40,25 +41,25 @@ def cast_rays(cameras: Cameras, pixels: Float[Array, "*p 2"], *, near: ArrayLike
 def distance_to_depth(
   distance: Float[Array, "*r"], cameras: Cameras, viewdirs: Float[Array, "*r 3"]
 ) -> Float[Array, "*r"]:
-  """depth = distance * cos(angle between the ray and the optical axis); `*r` starts with the cameras' axes `*b`."""
+  """depth = distance * cos(angle between ray and optical axis); the axes `*r` begin with those of the cameras, `*b`."""
   return distance * _cos_to_axis(cameras, viewdirs)
 
 
 def depth_to_distance(
   depth: Float[Array, "*r"], cameras: Cameras, viewdirs: Float[Array, "*r 3"]
 ) -> Float[Array, "*r"]:
-  """The inverse of `distance_to_depth`, for rays that leave in front of the camera."""
+  """The inverse of `distance_to_depth`, for rays that point in front of the camera."""
   return depth / _cos_to_axis(cameras, viewdirs)
 
 
 def rotate_to_world(vectors: Float[Array, "*r 3"], cameras: Cameras) -> Float[Array, "*r 3"]:
-  """R v: vectors `[*b, *p, 3]` from each camera's frame (x right, y up, z backwards) into the world's."""
+  """R v: vectors `[*b, *p, 3]` from each camera's frame (x right, y up, z backwards) to the world frame."""
   rotation = _beside_pixels(cameras.cam2world[..., :3, :3], cameras, vectors.ndim - 1 - cameras.fov.ndim)
   return jnp.sum(rotation * vectors[..., None, :], -1)
 
 
 def rotate_to_camera(vectors: Float[Array, "*r 3"], cameras: Cameras) -> Float[Array, "*r 3"]:
-  """R^T v: vectors `[*b, *p, 3]` from the world frame into each camera's."""
+  """R^T v: vectors `[*b, *p, 3]` from the world frame to each camera's frame."""
   rotation = _beside_pixels(cameras.cam2world[..., :3, :3], cameras, vectors.ndim - 1 - cameras.fov.ndim)
   return jnp.sum(rotation * vectors[..., :, None], -2)
 
@@ -69,6 +70,6 @@ def _cos_to_axis(cameras: Cameras, viewdirs: Array) -> Array:
 
 
 def _beside_pixels(values: Array, cameras: Cameras, pixel_axes: int) -> Array:
-  """Values `[*b, ...]` of the cameras with `pixel_axes` axes of length one after `*b`."""
+  """Inserts `pixel_axes` axes of length one after the camera axes `*b` of values `[*b, ...]`."""
   batch_axes = cameras.fov.ndim
   return jnp.reshape(values, (*values.shape[:batch_axes], *(1,) * pixel_axes, *values.shape[batch_axes:]))

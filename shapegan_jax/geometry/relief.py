@@ -1,21 +1,22 @@
-"""Depth maps as reliefs: unprojected, turned about a point behind the picture, and projected again.
+"""Depth maps as reliefs: unprojected to points, rotated about a point behind the image plane, and projected again.
 
-The camera and the frame of Unsup3D (Wu et al. 2020, section 3.2) and GAN2Shape (Pan et al. 2021): x right, y down, z
-away from the camera, which stands at the origin; the relief turns about (0, 0, centre). The outermost pixels' centres
-span the field of view. This frame is met here and where a method says so; the package's world is another one:
+The camera and frame are those of Unsup3D (Wu et al. 2020, section 3.2) and GAN2Shape (Pan et al. 2021): x right, y
+down, z away from the camera, which is at the origin; the relief rotates about (0, 0, centre). The field of view spans
+the centres of the outermost pixels. Only this file and the methods that say so use this frame, which differs from the
+world frame of the package:
 
-| | this frame | world (y up, towards the camera, origin at the object) |
+| | this frame | world (y up, z towards the camera, origin at the object) |
 |---|---|---|
 | point | (x, y, z) | (x, -y, centre - z) |
 | normal | inward: (0, 0, 1) faces the camera | outward: (-nx, ny, nz) |
-| light (lx, ly, 1) | where it goes; ly > 0 comes from above | where it comes from: (-lx, ly, 1) |
-| view | turns the relief: (rx, ry, rz, tx, ty, tz) | ry alone is the camera's yaw, rx alone its pitch |
+| light (lx, ly, 1) | direction of travel; ly > 0: from above | direction to the light: (-lx, ly, 1) |
+| view | moves the relief: (rx, ry, rz, tx, ty, tz) | ry alone is the camera's yaw, rx alone its pitch |
 
-The product of normal and light is the same in both, so `rendering.shading.lambertian` takes either pair. SIDE and MAD
-(`metrics.depth_errors`) take depth and need no change of frame.
+The dot product of normal and light is the same in both, so `rendering.shading.lambertian` takes either pair. SIDE and
+MAD (`metrics.depth_errors`) use depth and need no change of frame.
 
-A view has three angles in radians about x, y and z and a translation in units of depth. Points are turned first,
-R = Rz(rz) Ry(ry) Rx(rx), then moved.
+A view has three angles in radians about x, y and z and a translation in units of depth. Points are first rotated by
+R = Rz(rz) Ry(ry) Rx(rx), then translated.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from jaxtyping import Array, Float
 from shapegan_jax.numerics import l2_normalize
 
 PUBLISHED_EPSILON = 1e-7
-"""What the published normals add to the length of the cross product: at 64 pixels they are 0.3 % too short."""
+"""Added to the length of the cross product in the published normals, which makes them 0.3 % too short at 64 pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ReliefCamera:
-  """A camera of `resolution` x `resolution` pixels; `fov_deg` lies between the centres of the outermost ones.
+  """A camera of `resolution` x `resolution` pixels; `fov_deg` is the angle between the outermost pixel centres.
 
-  `centre` is the depth of the point about which reliefs turn.
+  `centre` is the depth of the point about which reliefs rotate.
   """
 
   resolution: int
@@ -45,7 +46,7 @@ class ReliefCamera:
 
   @property
   def slope(self) -> float:
-    """x / z at the centres of the outermost pixels."""
+    """x / z at the centre of the outermost pixels: tan(fov / 2)."""
     return math.tan(math.radians(self.fov_deg) / 2)
 
   @property
@@ -55,7 +56,7 @@ class ReliefCamera:
 
 
 def unproject(camera: ReliefCamera, depth: Float[Array, "*b s s"]) -> Float[Array, "*b s s 3"]:
-  """The points seen at the pixels' centres: depth * (x / z, y / z, 1)."""
+  """The points visible at the pixel centres: depth * (x / z, y / z, 1)."""
   lines = camera.slope * jnp.linspace(-1.0, 1.0, camera.resolution, dtype=depth.dtype)
   rows = lines.reshape((1,) * (depth.ndim - 2) + (-1, 1))
   columns = lines.reshape((1,) * (depth.ndim - 1) + (-1,))
@@ -63,7 +64,7 @@ def unproject(camera: ReliefCamera, depth: Float[Array, "*b s s"]) -> Float[Arra
 
 
 def project(camera: ReliefCamera, points: Float[Array, "*b 3"]) -> Float[Array, "*b 2"]:
-  """Where points are seen: (right, down), -1 and 1 at the centres of the outermost pixels. Points have z > 0."""
+  """Image coordinates (right, down) of points with z > 0; -1 and 1 are the centres of the outermost pixels."""
   return points[..., :2] / (points[..., 2:] * camera.slope)
 
 
@@ -83,7 +84,7 @@ def rotations(views: Float[Array, "*b 6"]) -> Float[Array, "*b 3 3"]:
 def move(
   points: Float[Array, "*b h w 3"], views: Float[Array, "*b 6"], *, centre: float = 1.0
 ) -> Float[Array, "*b h w 3"]:
-  """The points of canonical reliefs as the views show them: R (p - c) + c + t, c = (0, 0, centre)."""
+  """Points of canonical reliefs in the views: R (p - c) + c + t with c = (0, 0, centre)."""
   middle = _middle(points, centre)
   return _turn(rotations(views), points - middle) + middle + views[..., None, None, 3:]
 
@@ -101,7 +102,7 @@ def _middle(points: Array, centre: float) -> Array:
 
 
 def _turn(rotation: Array, points: Array) -> Array:
-  # Sums of products, not a matrix product: three terms are not worth one, and it would be rounded on some devices.
+  # Sums of products: a matrix product does not pay off for three terms and has reduced precision on some devices.
   columns = rotation[..., None, None, :, :]
   return sum(points[..., k : k + 1] * columns[..., k] for k in range(3))
 
@@ -111,8 +112,8 @@ def relief_normals(
 ) -> Float[Array, "*b s s 3"]:
   """Unit normals in this frame: the cross product of central differences, and (0, 0, 1) on the outermost pixels.
 
-  They point away from the camera; `normals_to_world` makes outward ones of them. `epsilon` is added to the length they
-  are divided by (`PUBLISHED_EPSILON`).
+  They point inward, away from the camera; `normals_to_world` converts them to outward normals. `epsilon` is added to
+  the length by which they are divided (`PUBLISHED_EPSILON`).
   """
   points = unproject(camera, depth)
   across = points[..., 1:-1, 2:, :] - points[..., 1:-1, :-2, :]
@@ -128,26 +129,26 @@ def relief_normals(
 
 
 def points_to_world(camera: ReliefCamera, points: Float[Array, "*b 3"]) -> Float[Array, "*b 3"]:
-  """(x, -y, centre - z): the camera of the canonical picture is then at (0, 0, centre). Its own inverse."""
+  """(x, -y, centre - z), its own inverse. The camera of the canonical image is at (0, 0, centre) in the world."""
   x, y, z = jnp.moveaxis(points, -1, 0)
   return jnp.stack([x, -y, camera.centre - z], -1)
 
 
 def normals_to_world(normals: Float[Array, "*b 3"]) -> Float[Array, "*b 3"]:
-  """(-nx, ny, nz): from inward normals in this frame to outward ones in the world's, and back."""
+  """(-nx, ny, nz): inward normals in this frame to outward ones in the world frame, and back."""
   return normals * jnp.array([-1.0, 1.0, 1.0], normals.dtype).reshape((1,) * (normals.ndim - 1) + (3,))
 
 
 def lights_to_world(codes: Float[Array, "*b 4"]) -> Float[Array, "*b 4"]:
-  """(l0, l1, -lx, ly): from the light codes of this frame to those of `types.Lights` in the world's, and back."""
+  """(l0, l1, -lx, ly): light codes in this frame to those of `types.Lights` in the world frame, and back."""
   return codes * jnp.array([1.0, 1.0, -1.0, 1.0], codes.dtype).reshape((1,) * (codes.ndim - 1) + (4,))
 
 
 def camera_poses(views: Float[Array, "*b 6"]) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
-  """(yaw, pitch) of the world's camera that sees what the views show, but for roll and translation.
+  """(yaw, pitch) in radians of the world-frame camera equivalent to each view, up to roll and translation.
 
-  Seen from the relief the camera is in the direction R^T (0, 0, -1), that is, (sin ry, cos ry sin rx, cos ry cos rx)
-  in the world.
+  From the relief, the camera is in the direction R^T (0, 0, -1), which is (sin ry, cos ry sin rx, cos ry cos rx) in the
+  world frame.
   """
   back = rotations(views)[..., 2, :]
   return jnp.arctan2(-back[..., 0], back[..., 2]), jnp.arcsin(jnp.clip(back[..., 1], -1.0, 1.0))

@@ -1,7 +1,7 @@
-"""Where a ray enters a surface: the first crossing of a function sampled along the ray, and its root.
+"""Ray-surface intersection: the first sign change of a function sampled along the ray, and its root.
 
-A function here is positive inside and negative outside, as an occupancy logit is; `t` are lengths along the ray. Shapes
-are static: rays without a surface are computed like the others and marked.
+The function is positive inside and negative outside, like an occupancy logit; `t` is the distance along the ray. Shapes
+are static: rays without a surface are computed like the others and marked as such.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from shapegan_jax.types import record
 
 @record
 class Bracket:
-  """Two points of each ray between which the function changes sign, with its values there; sense only where `found`."""
+  """The interval of each ray in which the function changes sign, with its values at the ends; valid where `found`."""
 
-  low: Array  # [*r] length along the ray, outside
-  high: Array  # [*r] length along the ray, inside
+  low: Array  # [*r] distance along the ray, outside
+  high: Array  # [*r] distance along the ray, inside
   value_low: Array  # [*r] negative
   value_high: Array  # [*r] positive
   found: Array  # [*r] bool
 
 
 def first_crossing(t: Float[Array, "*r s"], values: Float[Array, "*r s"]) -> Bracket:
-  """The first interval of sorted `t` whose ends have opposite signs, `found` where that leads from free space inside.
+  """The first interval of sorted `t` with opposite signs at its ends; `found` where it leads from outside to inside.
 
-  A ray whose first sample is already inside has no entrance: its first crossing, if any, leads outside (GOF's rule).
-  Values of exactly 0 have no sign and bracket nothing.
+  A ray whose first sample is already inside has no entry point: its first crossing, if any, leads outside (GOF's rule).
+  Values of exactly 0 do not count as a change of sign.
   """
   changes = values[..., :-1] * values[..., 1:] < 0
   index = jnp.argmax(changes, -1, keepdims=True)
@@ -51,10 +51,10 @@ def refine_root(
   *,
   rule: Literal["secant", "bisection"] = "secant",
 ) -> Float[Array, "*r"]:
-  """A root of `function` ([*r] lengths -> [*r] values) within each bracket, by `steps` evaluations.
+  """A root of `function` ([*r] distances -> [*r] values) within each bracket, with `steps` evaluations.
 
-  "secant" cuts the bracket where the chord is zero (regula falsi, GOF), "bisection" in the middle; the answer is the
-  cut of what is left. Elsewhere than where `bracket.found` the answer is finite and means nothing.
+  "secant" splits the bracket at the zero of its chord (regula falsi, GOF), "bisection" in the middle; the result is the
+  splitting point of the last bracket. Where `bracket.found` is false the result is finite but meaningless.
   """
   cut = {"secant": _chord_root, "bisection": lambda b: (b.low + b.high) / 2}[rule]
 

@@ -1,8 +1,8 @@
-"""A z-buffer rasteriser of triangle meshes in numpy, so that worker processes never start jax.
+"""A z-buffer rasteriser for triangle meshes in numpy, so that worker processes need not import jax.
 
-Conventions are those of `geometry.cameras` and `geometry.pixels`: the camera looks at the origin, and the pixel of row
-i and column j looks along (linspace(-1, 1, w)[j], linspace(1, -1, h)[i], -1/tan(fov/2)) in the camera frame, end points
-inclusive. `rendering.rasterizer` is the differentiable one.
+Conventions are those of `geometry.cameras` and `geometry.pixels`: the camera looks at the origin, and the ray of the
+pixel in row i and column j has the direction (linspace(-1, 1, w)[j], linspace(1, -1, h)[i], -1/tan(fov/2)) in the
+camera frame. `rendering.rasterizer` has the differentiable rasteriser for depth maps.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 @dataclasses.dataclass(frozen=True)
 class Fragments:
-  """What the rays of a grid hit: for each hit the flat index of its pixel, its triangle and its weights in it."""
+  """The hits of a grid of rays: for each hit the flat pixel index, the triangle, its barycentric weights and depth."""
 
   pixels: np.ndarray  # [n] row-major index
   triangles: np.ndarray  # [n]
@@ -27,7 +27,7 @@ class Fragments:
 
 
 def camera_rotation(yaw: float, pitch: float) -> Float[np.ndarray, "3 3"]:
-  """World to camera: rows are the camera's right, up and backward axes (it looks along minus the last)."""
+  """World-to-camera rotation: its rows are the camera's right, up and backward axes (it looks along minus the last)."""
   back = np.array([np.sin(yaw) * np.cos(pitch), np.sin(pitch), np.cos(yaw) * np.cos(pitch)])
   right = np.array([np.cos(yaw), 0.0, -np.sin(yaw)])
   return np.stack([right, np.cross(back, right), back])
@@ -36,7 +36,10 @@ def camera_rotation(yaw: float, pitch: float) -> Float[np.ndarray, "3 3"]:
 def project(
   vertices: Float[np.ndarray, "v 3"], yaw: float, pitch: float, *, radius: float, fov_deg: float
 ) -> tuple[Float[np.ndarray, "v 2"], Float[np.ndarray, " v"]]:
-  """Image coordinates in [-1, 1] (x to the right, y up) and depth along the optical axis, seen from `radius`."""
+  """Image coordinates (x to the right, y up; [-1, 1] over the image) and depth along the optical axis of vertices.
+
+  The camera is at distance `radius` from the origin; `yaw` and `pitch` are in radians.
+  """
   in_camera = vertices.astype(np.float64) @ camera_rotation(yaw, pitch).T
   depth = radius - in_camera[:, 2]
   return in_camera[:, :2] / (depth[:, None] * np.tan(np.radians(fov_deg) / 2)), depth
@@ -53,8 +56,8 @@ def rasterize(
 ) -> Fragments:
   """The nearest front-facing triangle along each ray of a corner-aligned grid, refined `supersampling` times per axis.
 
-  Works on all (triangle, ray of its bounding box) pairs at once: barycentric weights by edge functions, then the pairs
-  written in order of falling depth, so that the nearest one remains.
+  Processes all pairs of a triangle and a ray in its bounding box at once: barycentric weights by edge functions, then
+  the pairs are written in order of decreasing depth, so that the nearest one remains.
   """
   fine = np.array([width, height]) * supersampling
   shift = (supersampling - 1) / 2  # ray k of the fine grid is at pixel coordinate (k - shift) / supersampling
@@ -100,5 +103,5 @@ def rasterize(
 
 
 def interpolate(values: Float[np.ndarray, "f 3 c"], weights: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n c"]:
-  """Values at the corners of each hit's triangle, weighted."""
+  """Interpolates values at the three corners of each hit's triangle, [hit, corner, channel], with its weights."""
   return np.einsum("nkc,nk->nc", values, weights.astype(np.float32))
