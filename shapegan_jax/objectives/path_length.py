@@ -1,4 +1,4 @@
-"""How far a picture moves when its style does (Karras et al. 2020, StyleGAN2, section 3.2)."""
+"""Path length regularisation: how strongly an image reacts to its style (Karras et al. 2020, StyleGAN2, 3.2)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from jaxtyping import Array, Float
 def path_lengths(
   synthesize: Callable[[Array], Array], w: Float[Array, "b n d"], directions: Float[Array, "b h w c"]
 ) -> Float[Array, " b"]:
-  """|J^T y| for each picture, J its Jacobian in the styles and y = directions / sqrt(h w).
+  """|J^T y| for each image, with the Jacobian J of the image in its styles and y = directions / sqrt(h w).
 
-  With standard normal directions its square is an estimate of the mean squared change of a pixel per unit of style; the
-  squares are averaged over the n places of a style. Differentiating this again is reverse over reverse.
+  With standard normal directions the square estimates the mean squared change of a pixel per unit of style; the squares
+  are averaged over the n layers that have a style. Its gradient is reverse-over-reverse differentiation.
   """
   _, pull_back = jax.vjp(synthesize, w)
   (gradient,) = pull_back(directions / math.sqrt(directions.shape[1] * directions.shape[2]))
@@ -26,6 +26,6 @@ def path_lengths(
 def path_penalty(
   lengths: Float[Array, " b"], mean: Float[Array, ""], *, decay: float = 0.01
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-  """(mean squared deviation of the lengths from their running mean, that mean), `decay` its share of the new ones."""
+  """(mean squared deviation of the lengths from their running mean, the updated mean); `decay` is its update rate."""
   mean = mean + decay * (jnp.mean(lengths) - mean)
   return jnp.mean((lengths - mean) ** 2), mean

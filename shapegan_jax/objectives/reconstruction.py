@@ -1,4 +1,4 @@
-"""How far pictures and their features are from what they should be where it counts, and how rough a map is."""
+"""Reconstruction losses on images and features within a mask, and a smoothness loss for maps."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from shapegan_jax.numerics import safe_div
 def masked_l1(
   image: Float[Array, "*b h w c"], target: Float[Array, "*b h w c"], mask: Float[Array, "*b h w"]
 ) -> Float[Array, ""]:
-  """sum(m |image - target|) / sum(m), the mask (>= 0, soft ones weigh) counted once a channel; 0 for an empty mask.
+  """sum(m |image - target|) / sum(m) for a (soft) mask m >= 0, with m repeated for each channel; 0 for an empty mask.
 
-  One ratio over the whole batch, as in GAN2Shape: a picture with more in its mask counts more.
+  The ratio is taken over the whole batch, as in GAN2Shape, so that images with larger masks have more weight.
   """
   channels = image.shape[-1]
   return safe_div(jnp.sum(jnp.abs(image - target) * mask[..., None]), channels * jnp.sum(mask))
 
 
 def smoothness(maps: Float[Array, "*b h w"]) -> Float[Array, ""]:
-  """Mean |xx| + |xy| + |yx| + |yy| of the second differences of maps: 0 for planes (Unsup3D, GAN2Shape).
+  """Mean |d_xx| + |d_xy| + |d_yx| + |d_yy| of the second differences of maps: 0 for planes (Unsup3D, GAN2Shape).
 
-  Each term is a mean of its own; xy and yx are the same numbers and count twice, as published.
+  Each term is averaged separately; the xy and yx terms are equal and both counted, as published.
   """
   dx, dy = jnp.diff(maps, axis=-1), jnp.diff(maps, axis=-2)
   mixed = jnp.mean(jnp.abs(jnp.diff(dx, axis=-2)))
@@ -37,9 +37,9 @@ def masked_feature_distance(
   targets: Sequence[Float[Array, "b _ _ _"]],
   mask: Float[Array, "b h w"],
 ) -> Float[Array, ""]:
-  """Sum over layers of `masked_l1`, the mask averaged down to each layer's size (GAN2Shape, its discriminator loss).
+  """The sum over layers of `masked_l1`, with the mask averaged to the layer's size (GAN2Shape's discriminator loss).
 
-  The targets carry no gradient. A layer's sides divide those of the mask.
+  The targets carry no gradient. The sides of each layer must divide those of the mask.
   """
   return sum(
     masked_l1(layer, jax.lax.stop_gradient(target), shrink_mask(mask, layer.shape[1]))
@@ -48,6 +48,6 @@ def masked_feature_distance(
 
 
 def shrink_mask(mask: Float[Array, "*b h w"], size: int) -> Float[Array, "*b size size"]:
-  """The mask's mean over the squares of pixels that become one; `size` divides its sides, which are equal."""
+  """Average-pools square masks to `size` x `size` pixels; `size` must divide their sides."""
   factor = mask.shape[-1] // size
   return jnp.mean(mask.reshape(*mask.shape[:-2], size, factor, size, factor), (-3, -1))

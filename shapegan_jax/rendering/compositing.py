@@ -1,9 +1,8 @@
-"""From opacities along a ray to pixel values: w_i = alpha_i prod_{j<i} (1 - alpha_j).
+"""Alpha compositing along rays: w_i = alpha_i prod_{j<i} (1 - alpha_j).
 
-Two doors lead in. Densities (per world unit) with interval lengths become alphas by 1 - exp(-density * delta);
-occupancies are alphas already. The laws: weights are at least 0, they sum to at most 1, and `acc` + final transmittance
-= 1. Nothing is added to a factor to keep it from 0; instead the gradients are those of products and exponentials, which
-are finite everywhere.
+Alphas come either from densities (per world unit) and interval lengths, as 1 - exp(-density * delta), or directly from
+occupancies. Weights are at least 0 and sum to at most 1; their sum `acc` and the final transmittance sum to 1. No
+epsilon is added to the factors: gradients of the products and exponentials are finite everywhere without one.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-# exp(-x) is 0 in float32 beyond 104: an infinite interval with any density in it is opaque.
+# exp(-x) is 0 in float32 beyond 104: an infinite interval with any density is opaque.
 _OPAQUE = 1e4
-# The published normaliser of the expected distance.
+# Added to `acc` in the published expected distance.
 _ACC_FLOOR = 1e-5
 
 
@@ -24,9 +23,9 @@ def density_to_alphas(densities: Float[Array, "*r s"], deltas: Float[Array, "*r 
 
 
 def weights_from_alphas(alphas: Float[Array, "*r s"]) -> Float[Array, "*r s"]:
-  """w_i = alpha_i prod_{j<i} (1 - alpha_j), alphas in [0, 1]. The gradient is exact at 0 and at 1 too.
+  """w_i = alpha_i prod_{j<i} (1 - alpha_j), alphas in [0, 1]. The gradient is exact, also at 0 and 1.
 
-  The product stays a product: in log space alpha = 1 is log 0, and the factors are too few and too tame to underflow.
+  The product is not computed in log space, where alpha = 1 gives log 0; there are too few factors for it to underflow.
   """
   transmittance = jnp.cumprod(1 - alphas[..., :-1], -1)
   return alphas * jnp.concatenate([jnp.ones_like(alphas[..., :1]), transmittance], -1)
@@ -35,8 +34,8 @@ def weights_from_alphas(alphas: Float[Array, "*r s"]) -> Float[Array, "*r s"]:
 def density_to_weights(densities: Float[Array, "*r s"], deltas: Float[Array, "*r s"]) -> Float[Array, "*r s"]:
   """`weights_from_alphas(density_to_alphas(...))` with the transmittance in log space, exp(-sum of density * delta).
 
-  The sum over earlier samples is formed without the sample itself, not by subtracting it: with a last interval of 1e10
-  the difference would keep no digit.
+  The sum over earlier samples is an exclusive cumulative sum, not an inclusive one minus the sample: with a last
+  interval of 1e10 the difference would have no correct digit.
   """
   depth = _optical_depth(densities, deltas)
   before = jnp.concatenate([jnp.zeros_like(depth[..., :1]), jnp.cumsum(depth[..., :-1], -1)], -1)
@@ -44,17 +43,17 @@ def density_to_weights(densities: Float[Array, "*r s"], deltas: Float[Array, "*r
 
 
 def composite(weights: Float[Array, "*r s"], values: Float[Array, "*r s c"]) -> Float[Array, "*r c"]:
-  """sum_i w_i v_i: premultiplied by `acc`, with nothing behind. A sum, not a matrix product, to stay in float32."""
+  """sum_i w_i v_i, without a background (premultiplied by `acc`). A sum, not a matrix product, to stay in float32."""
   return jnp.sum(weights[..., None] * values, -2)
 
 
 def expected_distance(
   weights: Float[Array, "*r s"], t: Float[Array, "*r s"], *, near: ArrayLike, far: ArrayLike, normalise: bool = True
 ) -> Float[Array, "*r"]:
-  """Mean of `t` under the weights, along the ray.
+  """The mean distance `t` along the ray under the weights.
 
-  sum(w t) / (acc + 1e-5), clamped to [near, far] (ShadeGAN, GOF); a ray that meets nothing answers near. With
-  `normalise=False` it is sum(w t) as it stands (pi-GAN), which falls short of the surface where acc < 1.
+  sum(w t) / (acc + 1e-5), clipped to [near, far] (ShadeGAN, GOF); near for a ray that hits nothing. With
+  `normalise=False` it is sum(w t) (pi-GAN), which is too close to the camera where acc < 1.
   """
   total = jnp.sum(weights * t, -1)
   if not normalise:

@@ -1,9 +1,10 @@
-"""Rays through a turned depth map: the first crossing with its mesh of triangles, found by marching.
+"""Ray marching of rotated depth maps: the first intersection of each ray with the triangle mesh.
 
-In the canonical picture a ray of the view is a straight line too: at depth z of the view it is seen at (X / W, Y / W)
-and lies W deep, all three linear in z. On a triangle of the mesh 1 / depth is linear in the picture, so the excess
-W / depth - 1 (negative before the surface, positive behind it) is piecewise linear in z along a ray. A march in steps
-of about a pixel finds the first change of its sign, a few secants the triangle, and the triangle's plane the answer.
+A ray of the view is also a straight line in the canonical camera: its point at depth z of the view projects to
+(X / W, Y / W) and has depth W there, with X, Y and W linear in z. On a triangle of the mesh, 1 / depth is linear in the
+image, so the excess W / depth - 1 (negative in front of the surface, positive behind it) is piecewise linear in z along
+a ray. A march in steps of about a pixel finds its first sign change, a few secant steps find the triangle, and the
+plane of the triangle gives the exact depth.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from shapegan_jax.geometry.relief import ReliefCamera, rotations
 from shapegan_jax.types import record
 
 _REFINEMENTS = 4
-_EDGE = 1e-3  # pixels by which the mesh is taken to be larger, so that rounding opens no gap at its edge
-_SLAB = 1e-4  # likewise for the range of its depths, relative
-_GRAZING = 1e-6  # excess per unit of depth below which a ray runs along its triangle
+_EDGE = 1e-3  # pixels by which the mesh is enlarged, so that rounding leaves no gap at its edge
+_SLAB = 1e-4  # the same for its depth range, as a fraction
+_GRAZING = 1e-6  # excess per unit of depth below which a ray counts as parallel to its triangle
 
 
 @record
 class _Lines:
-  """Rays of views in the canonical picture: (X, Y, W) = z slope + offset, in pixels times W."""
+  """Rays of views in the canonical camera: (X, Y, W) = z slope + offset, X and Y in pixels times W."""
 
   slope: tuple[Array, Array, Array]  # [b, n, n] each
   offset: tuple[Array, Array, Array]  # [b, 1, 1] each
@@ -36,7 +37,7 @@ class _Lines:
 
 @record
 class _Bracket:
-  """Two depths of the view on either side of the surface, and the excess there."""
+  """Two depths in the view, on either side of the surface, and the excess at both."""
 
   low: Array  # [b, n, n]
   high: Array
@@ -52,10 +53,11 @@ def cast(
   *,
   stride: float,
 ) -> tuple[Float[Array, "b n n"], Bool[Array, "b n n"]]:
-  """(depth in the view, met) at the places `positions` x `positions` of the views, in pixels.
+  """(depth in the view, met): intersections of the rays at the pixel positions `positions` x `positions` of the views.
 
-  `stride` is the march's step in pixels of the canonical picture. What is thinner may be missed. Gradients are those of
-  the plane of the triangle that is met. Where nothing is met the depth is finite and means nothing.
+  `stride` is the step of the march in pixels of the canonical image; thinner parts may be missed. Gradients are those
+  of the plane of the triangle that is hit. Where a ray hits nothing (`met` is false) its depth is finite but
+  meaningless.
   """
   corners = _corners(1 / depth)
   lines = _lines(camera, views, positions)
@@ -65,15 +67,15 @@ def cast(
   cell, lower, _, _ = _locate(still, chord, camera.resolution)
   level, rise = _plane(corners, lines, cell, lower)
   z = (1 - level) / jnp.where(jnp.abs(rise) > _GRAZING, rise, jnp.inf)
-  # Triangles that are seen edge on may be crossed anywhere. By rounding a crossing may lie just outside its step.
+  # The intersection with a triangle seen edge-on is ill-conditioned. With rounding it may lie just outside its step.
   beyond = jnp.maximum(step.low - z, z - step.high)
   return jnp.where(beyond < 0.1 * (step.high - step.low), z, chord), met
 
 
 def _corners(nearness: Float[Array, "b s s"]) -> Float[Array, "b s*s 4"]:
-  """1 / depth at the upper left, upper right, lower left and lower right of each cell, as one row to be read at once.
+  """1 / depth at the upper left, upper right, lower left and lower right of each cell, as one row for a single gather.
 
-  Cells are counted as the pixels of their upper left; those of the last row and column are never read.
+  A cell has the index of its upper left pixel; cells of the last row and column are never read.
   """
   right = jnp.roll(nearness, -1, 2)
   four = jnp.stack([nearness, right, jnp.roll(nearness, -1, 1), jnp.roll(right, -1, 1)], -1)
@@ -98,7 +100,10 @@ def _lines(camera: ReliefCamera, views: Float[Array, "b 6"], positions: Float[Ar
 
 
 def _locate(lines: _Lines, z: Array, size: int) -> tuple[Array, Array, Array, Array]:
-  """(cell, if its lower right triangle, pixels to the right and down from its upper left) over which rays are at z."""
+  """The triangle over which each ray is at depth z: (cell, whether it is the lower right triangle, right, down).
+
+  The last two are pixels from the upper left corner of the cell.
+  """
   x, y, w = lines.at(z)
   right, down = x / w, y / w
   column, row = (jnp.clip(place.astype(jnp.int32), 0, size - 2) for place in (right, down))
@@ -109,7 +114,7 @@ def _locate(lines: _Lines, z: Array, size: int) -> tuple[Array, Array, Array, Ar
 def _excess(corners: Array, lines: _Lines, z: Array, size: int) -> Array:
   cell, lower, right, down = _locate(lines, z, size)
   upper_left, upper_right, lower_left, lower_right = _read(corners, cell)
-  # From the corner with the right angle; in the lower triangle both legs run backwards.
+  # Interpolated from the corner with the right angle; in the lower triangle both legs point backwards.
   corner = jnp.where(lower, lower_right, upper_left)
   right, down = jnp.where(lower, 1 - down, right), jnp.where(lower, 1 - right, down)
   nearness = corner + right * (upper_right - corner) + down * (lower_left - corner)
@@ -117,7 +122,7 @@ def _excess(corners: Array, lines: _Lines, z: Array, size: int) -> Array:
 
 
 def _plane(corners: Array, lines: _Lines, cell: Array, lower: Array) -> tuple[Array, Array]:
-  """(level, rise): W / depth = level + rise z along each ray, over the plane of a triangle."""
+  """(level, rise): W / depth = level + rise z along each ray, for the plane of a triangle."""
   upper_left, upper_right, lower_left, lower_right = _read(corners, cell)
   corner = jnp.where(lower, lower_right, upper_left)
   across = jnp.where(lower, lower_right - lower_left, upper_right - upper_left)
@@ -128,11 +133,14 @@ def _plane(corners: Array, lines: _Lines, cell: Array, lower: Array) -> tuple[Ar
 
 
 def _intervals(corners: Array, lines: _Lines, size: int) -> tuple[Array, Array]:
-  """[low, high]: depths of the view at which each ray is over the picture and within its depths; low > high: none."""
+  """(low, high): the range of depths in the view at which each ray is inside the image and its depth range.
+
+  low > high where there is none.
+  """
   nearest, farthest = (1 / f(corners, (1, 2)).reshape(-1, 1, 1) for f in (jnp.max, jnp.min))
   low, high = jnp.array(1e-3, corners.dtype), jnp.array(jnp.inf, corners.dtype)
   last = size - 1 + _EDGE
-  # Each a z + b >= 0.
+  # Each pair (a, b) is the condition a z + b >= 0.
   (x, y, w), (x0, y0, w0) = lines.slope, lines.offset
   sides = [(w, w0 - nearest * (1 - _SLAB)), (-w, farthest * (1 + _SLAB) - w0)]
   for p, p0 in ((x, x0), (y, y0)):
@@ -152,7 +160,7 @@ def _first_crossing(corners: Array, lines: _Lines, stride: float) -> tuple[_Brac
   low, high = jnp.where(meets, low, 1.0), jnp.where(meets, high, 1.0)
   (x, y, w), (x2, y2, w2) = lines.at(low), lines.at(high)
   way = jnp.maximum(jnp.abs(x2 / w2 - x / w), jnp.abs(y2 / w2 - y / w))
-  # As many steps for all rays as the longest needs: with most views far fewer than with a range fit for all of them.
+  # All rays take as many steps as the longest; for most views these are far fewer than a fixed bound for all views.
   steps = jnp.maximum(jnp.ceil(jnp.max(jnp.where(meets, way, 0.0)) / stride), 1.0).astype(jnp.int32)
   step = (high - low) / steps
 
@@ -169,7 +177,7 @@ def _first_crossing(corners: Array, lines: _Lines, stride: float) -> tuple[_Brac
 
 
 def _chord(b: _Bracket) -> Array:
-  """Where the straight line between the bracket's ends is zero."""
+  """The depth at which the chord of the bracket is zero."""
   rise = b.excess_high - b.excess_low
   share = jnp.clip(-b.excess_low / jnp.where(rise == 0, 1.0, rise), 0.0, 1.0)
   return b.low + share * (b.high - b.low)

@@ -1,11 +1,11 @@
-"""What a view shows of the depth of a turned relief: the nearest crossing of each ray with the mesh of a depth map.
+"""The depth of a rotated relief in a view: the nearest intersection of each ray with the mesh of a depth map.
 
-The mesh has a vertex at each pixel's centre and, between four of them, two triangles that are seen from both sides:
-(upper left, lower left, upper right) and (upper right, lower left, lower right) (Unsup3D; GAN2Shape). `rasterize` tries
-every triangle at every sample: it is slow, and what the other is tested by. `warp_depth` marches along the rays.
+The mesh has a vertex at each pixel centre and two double-sided triangles between every four of them: (upper left, lower
+left, upper right) and (upper right, lower left, lower right) (Unsup3D; GAN2Shape). `warp_depth` marches along the rays.
+`rasterize` tests every triangle at every sample; it is slow and serves as the reference in tests.
 
-Gradients are those of the depth of the triangle that is seen, which triangle that is being held constant: exact but for
-what appears and disappears, and what the published rasteriser passes back.
+Gradients are those of the depth of the visible triangle, with the choice of triangle held constant: exact except for
+changes of visibility, and the same as in the published rasteriser.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 from shapegan_jax.geometry.relief import ReliefCamera, move, project, unproject
 from shapegan_jax.rendering.height_fields import cast
 
-_BACKGROUND = 100.0  # the published depth of a sample beside the mesh
-_INSIDE = -1e-5  # barycentric weight: a sample on the mesh's edge belongs to it
+_BACKGROUND = 100.0  # the published depth of samples that miss the mesh
+_INSIDE = -1e-5  # smallest barycentric weight: samples on the edge of the mesh belong to it
 
 
 def warp_depth(
@@ -34,18 +34,18 @@ def warp_depth(
   supersample: int = 2,
   stride: float = 1.0,
 ) -> tuple[Float[Array, "*b s s"], Bool[Array, "*b s s"]]:
-  """The depth that each view shows of a canonical depth map, and where it shows any.
+  """(depth, valid): the depth of canonical depth maps in each view, and where the view shows the relief.
 
   Args:
-    near, far, margin: depths are clipped to [near - margin, far + margin] and valid below far + margin, which is the
-      depth of what is not valid.
-    nr_compat: as the published rasteriser does it: pixel i is seen half a pixel further on, at i + 1/2, and a pixel
-      with any sample beside the mesh is not valid. An unturned relief is then a mean of four neighbours, and the last
-      row and column are missing. Otherwise a pixel is seen around its centre, beside the mesh or not is decided
-      by most of its samples, and only the others are averaged.
-    supersample: n x n samples a pixel (published: 2). A single one is exact at the pixel's centre.
-    stride: pixels of the canonical picture between two tests along a ray; sheets of triangles that are thinner may be
-      missed. The number of tests is that of the ray that needs most.
+    near, far, margin: depths are clipped to [near - margin, far + margin] and valid below far + margin, which is also
+      the depth of invalid pixels.
+    nr_compat: as in the published rasteriser: pixel i is sampled half a pixel further on, around i + 1/2, and is
+      invalid if any of its samples misses the mesh. An unrotated relief is then the mean of four neighbours, and the
+      last row and column are missing. Otherwise a pixel is sampled around its centre, is valid if at least half of its
+      samples hit the mesh, and is the mean of those.
+    supersample: n x n samples per pixel (published: 2). A single one is exact at the pixel centre.
+    stride: distance between two tests along a ray, in pixels of the canonical image; thinner sheets of triangles may be
+      missed. All rays take as many tests as the longest.
   """
   batch = depth.shape[:-2]
   positions = _positions(camera.resolution, supersample, nr_compat, depth.dtype)
@@ -66,7 +66,7 @@ def rasterize(
   supersample: int = 2,
   chunk: int = 64,
 ) -> tuple[Float[Array, "*b s s"], Bool[Array, "*b s s"]]:
-  """The answer of `warp_depth` by a z-buffer over all triangles, `chunk` of them at a time, one picture at a time."""
+  """`warp_depth` by a z-buffer over all triangles, `chunk` of them at a time, one image at a time."""
   batch, size = depth.shape[:-2], camera.resolution
   positions = _positions(size, supersample, nr_compat, depth.dtype)
   points = move(unproject(camera, depth), views, centre=camera.centre)
@@ -78,14 +78,14 @@ def rasterize(
 
 
 def _positions(size: int, supersample: int, nr_compat: bool, dtype: DTypeLike) -> Float[Array, " n"]:
-  """A row's samples in pixels: the middles of n equal parts of a pixel from i - 1/2 to i + 1/2, or from i to i + 1."""
+  """Sample positions of a row, in pixels: the centres of n equal parts of [i - 1/2, i + 1/2], or of [i, i + 1]."""
   return (jnp.arange(size * supersample, dtype=dtype) + 0.5) / supersample - (0.0 if nr_compat else 0.5)
 
 
 def _pixels(
   z: Float[Array, "b n n"], met: Bool[Array, "b n n"], supersample: int, nr_compat: bool, least: float, most: float
 ) -> tuple[Float[Array, "b s s"], Bool[Array, "b s s"]]:
-  """(depth, valid) of pixels from samples; `met` tells where `z` means something."""
+  """(depth, valid) of pixels from samples; `met`: whether a sample hits the mesh (elsewhere `z` is meaningless)."""
 
   def mean(x: Array) -> Array:
     b, n, _ = x.shape
@@ -101,7 +101,7 @@ def _pixels(
 
 
 def _faces(size: int) -> Int[Array, "f 3"]:
-  """Vertices of all upper left triangles, then of all lower right ones: the published order, which decides ties."""
+  """Vertices of all upper left, then of all lower right triangles: in the published order, which decides ties."""
   cell = (jnp.arange(size - 1)[:, None] * size + jnp.arange(size - 1)[None, :]).reshape(-1)
   upper = jnp.stack([cell, cell + size, cell + 1], -1)
   return jnp.concatenate([upper, jnp.stack([cell + 1, cell + size, cell + size + 1], -1)])
@@ -110,15 +110,15 @@ def _faces(size: int) -> Int[Array, "f 3"]:
 def _scan_faces(
   vertices: Float[Array, "v 3"], faces: Int[Array, "f 3"], positions: Float[Array, " n"], chunk: int
 ) -> tuple[Float[Array, "n n"], Bool[Array, "n n"]]:
-  """(depth, met) of the nearest triangle at each place; vertices are (column, row, depth)."""
+  """(depth, met) of the nearest triangle at each sample position; vertices are (column, row, depth)."""
   n, fixed = positions.shape[0], jax.lax.stop_gradient(vertices)
   column, row = positions[None, :], positions[:, None]
-  faces = jnp.pad(faces, ((0, -faces.shape[0] % chunk), (0, 0)))  # triangles of one vertex have no area
+  faces = jnp.pad(faces, ((0, -faces.shape[0] % chunk), (0, 0)))  # the padding is triangles of area 0
 
   def try_chunk(best: tuple[Array, Array], first: Array) -> tuple[tuple[Array, Array], None]:
     some = jax.lax.dynamic_slice_in_dim(faces, first, chunk)
     weights, z = _depth_at(fixed[some][:, None, None], column[None], row[None])
-    z = jnp.where(jnp.all(weights >= _INSIDE, 0), z, jnp.inf)  # no triangle without area: its weights are nan
+    z = jnp.where(jnp.all(weights >= _INSIDE, 0), z, jnp.inf)  # false for triangles of area 0, whose weights are nan
     nearest = jnp.min(z, 0)
     nearer, face = nearest < best[0], first + jnp.argmin(z, 0).astype(jnp.int32)
     return (jnp.where(nearer, nearest, best[0]), jnp.where(nearer, face, best[1])), None
@@ -133,7 +133,7 @@ def _scan_faces(
 def _depth_at(
   corners: Float[Array, "*r 3 3"], column: Float[Array, "*c"], row: Float[Array, "*d"]
 ) -> tuple[Float[Array, "3 *e"], Float[Array, "*e"]]:
-  """(barycentric weights, depth) of triangles at places of the picture: 1 / depth is linear between the corners."""
+  """(barycentric weights, depth) of triangles at image positions: 1 / depth is linear between the corners."""
   (x, y, depth) = (tuple(corners[..., vertex, k] for vertex in range(3)) for k in range(3))
   area = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])
   second = ((column - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (row - y[0])) / area

@@ -1,6 +1,6 @@
-"""Lambertian shading with one ambient and one directional light, and the priors of that light (ShadeGAN, Unsup3d).
+"""Lambertian shading with one ambient and one directional light, and priors of the light (ShadeGAN, Unsup3D).
 
-Normals and lights are in the object's frame: turning the camera does not turn the light.
+Normals and lights are in the object's frame: rotating the camera does not rotate the light.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def lambertian(
 ) -> tuple[Float[Array, "*r 3"], Float[Array, "*r 1"]]:
   """(color, shading): s = ambient + diffuse * clip(n . direction, 0, 1), blended s <- ratio s + (1 - ratio).
 
-  color = clip(albedo * s, 0, 1). `normals` are unit; `lights` have the leading axes of the rays, or only the first of
-  them, or none. `ratio` fades shading in (0: none, 1: full). A light outside the unit cube is used as it is, so s may
-  leave [0, 1]; there is no shadow and no specular term.
+  color = clip(albedo * s, 0, 1). `normals` are unit vectors; `lights` have all leading axes of the rays, only the first
+  ones, or none. `ratio` fades shading in (0: none, 1: full). Light codes are not clipped, so s may leave [0, 1]. There
+  are no shadows and no specular term.
   """
   missing = albedo.ndim - lights.code.ndim
   code = jnp.reshape(lights.code, (*lights.code.shape[:-1], *(1,) * missing, lights.code.shape[-1]))
@@ -37,7 +37,7 @@ def lambertian(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GaussianLights:
-  """The light prior p(l): a Gaussian over the four numbers of a light's code. Samples are not clipped (published)."""
+  """The light prior p(l): a Gaussian over the four numbers of a light code. Samples are not clipped (as published)."""
 
   mean: np.ndarray  # [4]
   cov: np.ndarray  # [4, 4]
@@ -46,7 +46,7 @@ class GaussianLights:
     mean, cov = np.asarray(self.mean, np.float64), np.asarray(self.cov, np.float64)
     if mean.shape != (4,) or cov.shape != (4, 4):
       raise UserError(
-        f"light prior: mean {mean.shape} and covariance {cov.shape} given, 4 numbers and a 4x4 matrix needed"
+        f"light prior: the mean must have 4 numbers and the covariance must be 4x4; found {mean.shape} and {cov.shape}"
       )
     smallest = np.linalg.eigvalsh((cov + cov.T) / 2).min()
     if not np.allclose(cov, cov.T) or smallest < -1e-6 * max(1.0, np.abs(cov).max()):
@@ -61,7 +61,7 @@ class GaussianLights:
     mean = np.broadcast_to(self.mean.astype(np.float32), (*shape, 4))
     if key is None:
       return Lights(jnp.asarray(mean))
-    # A square root by eigenvalues, in numpy: it allows directions without variance and costs nothing to compile.
+    # The square root by eigenvalues allows directions of zero variance; in numpy, it needs no compilation.
     values, vectors = np.linalg.eigh((self.cov + self.cov.T) / 2)
     root = (vectors * np.sqrt(np.maximum(values, 0.0))).astype(np.float32)
     noise = jax.random.normal(key, (*shape, 4))
@@ -69,8 +69,8 @@ class GaussianLights:
 
 
 def fit_gaussian_lights(codes: Float[Array | np.ndarray, "n 4"]) -> GaussianLights:
-  """The prior with the mean and the (unbiased) covariance of light codes, as from a set that carries lights."""
+  """The prior with the mean and the (unbiased) covariance of light codes, such as those of a data set with lights."""
   codes = np.asarray(codes, np.float64)
   if len(codes) < 2 or not np.isfinite(codes).all():
-    raise UserError(f"light prior: {len(codes)} codes given, at least two and all of them finite are needed")
+    raise UserError(f"light prior: fitting needs at least two light codes, all finite; found {len(codes)}")
   return GaussianLights(codes.mean(0), np.cov(codes, rowvar=False))

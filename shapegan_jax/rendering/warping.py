@@ -1,6 +1,7 @@
-"""Pictures read at other places than their pixels, and the places at which a view of a relief reads the canonical one.
+"""Grid sampling of images, and the sampling grids between the canonical image and the views of a relief.
 
-A grid holds (right, down), -1 and 1 at the centres of the outermost pixels, as `geometry.relief.project` gives them.
+A grid holds coordinates (right, down), with -1 and 1 at the centres of the outermost pixels, as returned by
+`geometry.relief.project`.
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ Interpolation = Literal["bilinear", "nearest"]
 def canonical_grid(
   camera: ReliefCamera, depth_in_view: Float[Array, "*b s s"], views: Float[Array, "*b 6"]
 ) -> Float[Array, "*b s s 2"]:
-  """Where the canonical picture shows what each pixel of the view shows; differentiable in depth and view."""
+  """The position in the canonical image of the point at each pixel of the view; differentiable in depth and view."""
   return project(camera, move_back(unproject(camera, depth_in_view), views, centre=camera.centre))
 
 
 def view_grid(
   camera: ReliefCamera, depth: Float[Array, "*b s s"], views: Float[Array, "*b 6"]
 ) -> Float[Array, "*b s s 2"]:
-  """Where the view shows what each pixel of the canonical picture shows, hidden or not."""
+  """The position in the view of the point at each pixel of the canonical image, whether occluded or not."""
   return project(camera, move(unproject(camera, depth), views, centre=camera.centre))
 
 
 def sample_image(
   image: Float[Array, "*b h w c"], grid: Float[Array, "*b n m 2"], *, method: Interpolation = "bilinear"
 ) -> Float[Array, "*b n m c"]:
-  """The image at the places of `grid`; everything outside of it is 0.
+  """The image at the positions of `grid`; it is 0 outside.
 
-  "bilinear" between the four pixels around a place, so the last pixels fade to 0 over one pixel's width;
+  "bilinear" interpolates between four pixels, so that the image fades to 0 within one pixel of its border; it is
   differentiable in image and grid. "nearest" is not differentiable in the grid.
   """
   *batch, height, width, channels = image.shape
   size = jnp.array([width, height], grid.dtype)
-  # In pixels of an image with two more rows and columns of zeros before and after it, so that all are inside.
+  # In pixels of the image padded with two rows and columns of zeros on each side, so that all positions are inside.
   place = (grid + 1) * ((size - 1) / 2).reshape((1,) * (grid.ndim - 1) + (2,)) + 2
   place = jnp.clip(place, 0.5, (size + 2.5).reshape((1,) * (grid.ndim - 1) + (2,)))
   padded = jnp.pad(image, ((0, 0),) * len(batch) + ((2, 2), (2, 2), (0, 0)))
