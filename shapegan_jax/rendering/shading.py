@@ -46,7 +46,7 @@ class GaussianLights:
     mean, cov = np.asarray(self.mean, np.float64), np.asarray(self.cov, np.float64)
     if mean.shape != (4,) or cov.shape != (4, 4):
       raise UserError(
-        f"light prior: the mean must have 4 numbers and the covariance must be 4x4; found {mean.shape} and {cov.shape}"
+        f"light prior: mean and covariance have shapes {mean.shape} and {cov.shape}; they must be (4,) and (4, 4)"
       )
     smallest = np.linalg.eigvalsh((cov + cov.T) / 2).min()
     if not np.allclose(cov, cov.T) or smallest < -1e-6 * max(1.0, np.abs(cov).max()):
