@@ -34,6 +34,7 @@ from shapegan_jax.programs import stage_words, trace_update
 from shapegan_jax.reporting.progress import Averages, Progress, byte_count, duration
 from shapegan_jax.reporting.writer import MetricsWriter, write_png
 from shapegan_jax.rng import root_key
+from shapegan_jax.run_settings import RunSettings, check_run
 from shapegan_jax.schedules import Stage, Stages, stage_at, steps_of_stages
 from shapegan_jax.state import all_finite, nonfinite_names, parameter_count, parameter_table
 from shapegan_jax.types import Array, Key, PyTree
@@ -46,6 +47,7 @@ class Run:
   """What stays the same from the first step to the last."""
 
   config: Mapping[str, Any]
+  settings: RunSettings
   workdir: AnyPath
   method: Method
   mesh: Mesh
@@ -74,28 +76,29 @@ def train(
   Raises:
     UserError: settings, data or workdir are at fault, or a number is no longer finite.
   """
+  settings = check_run(config, data=source is None)
+  measures = listed(dataclasses.asdict(settings.evaluation), training=True)
   parallel.enable_compilation_cache()
   workdir, active = located(workdir), parallel.is_writer()
-  measures = listed(config["evaluation"], training=True)
   source = open_source(config["data"]) if source is None else source
   config, dependencies = with_dependencies(resolve(dict(config), source))
   method = method or build(config)
   context = Context(workdir, config, training=True)
   for measure in measures:
-    measure.prepare(config["evaluation"], context)
+    measure.prepare(dataclasses.asdict(settings.evaluation), context)
   mesh = parallel.mesh_for(method.stages)
   claim_workdir(workdir, config, write=active)
-  keep, asynchronous = config["checkpoint"]["keep"], config["checkpoint"]["asynchronous"]
+  keep, asynchronous = settings.checkpoint.keep, settings.checkpoint.asynchronous
   with Checkpoints(workdir, keep=keep, asynchronous=asynchronous) as checkpoints:
-    key = jax.jit(lambda: root_key(config["seed"]), out_shardings=parallel.replicated(mesh))()
+    key = jax.jit(lambda: root_key(settings.seed), out_shardings=parallel.replicated(mesh))()
     state, first_step = _restore_or_init(method, key, mesh, checkpoints, parallel.put_replicated(mesh, dependencies))
-    progress = Progress(total=config["num_steps"], first_step=first_step, active=active)
+    progress = Progress(total=settings.num_steps, first_step=first_step, active=active)
     writer = MetricsWriter(workdir, first_step=first_step, active=active)
     measured = Model(method, None, config), source, measures, context
-    run = Run(config, workdir, method, mesh, key, checkpoints, progress, writer, *measured)
+    run = Run(config, settings, workdir, method, mesh, key, checkpoints, progress, writer, *measured)
     try:
       _announce(run, state, first_step)
-      if first_step < config["num_steps"]:
+      if first_step < settings.num_steps:
         state = _loop(run, state, first_step, _batches(run, first_step))
       checkpoints.wait()
     finally:
@@ -106,11 +109,11 @@ def train(
 
 def _loop(run: Run, state: PyTree, first_step: int, batches: Iterator[PyTree]) -> PyTree:
   """The updates from `first_step` to the end; returns the last state."""
-  config, programs, averages, alarmed = run.config, {}, Averages(), []
+  settings, programs, averages, alarmed = run.settings, {}, Averages(), []
   batch, pending, timed_from, begun = next(batches), None, first_step, 0.0
   with parallel.StopSignals() as stop:
-    for step in range(first_step, config["num_steps"]):
-      done, last = step + 1, step + 1 == config["num_steps"]
+    for step in range(first_step, settings.num_steps):
+      done, last = step + 1, step + 1 == settings.num_steps
       stage, plan = run.method.plan(step)
       anneals = parallel.put_replicated(run.mesh, {name: np.float32(value) for name, value in plan.items()})
       if stage not in programs:
@@ -125,10 +128,10 @@ def _loop(run: Run, state: PyTree, first_step: int, batches: Iterator[PyTree]) -
         averages.add(_read(run, pending, step))
       pending = metrics
       stopping = not last and parallel.stop_agreed(done, stop.asked)
-      logging = last or stopping or done % config["log_every"] == 0
-      saving = last or stopping or _due(done, config["checkpoint"])
-      showing = (last or _due(done, config["preview"])) and config["preview"]["count"] > 0
-      measuring = (last or _due(done, config["evaluation"])) and config["evaluation"]["samples"] > 0
+      logging = last or stopping or done % settings.log_every == 0
+      saving = last or stopping or _due(done, settings.checkpoint.every)
+      showing = (last or _due(done, settings.preview.every, settings.preview.first)) and settings.preview.count > 0
+      measuring = (last or _due(done, settings.evaluation.every)) and settings.evaluation.samples > 0
       if logging or saving or showing or measuring:
         averages.add(_read(run, pending, done))
         pending = None
@@ -148,8 +151,8 @@ def _loop(run: Run, state: PyTree, first_step: int, batches: Iterator[PyTree]) -
         if showing:
           _preview(run, state, done)
         if measuring:
-          samples = config["evaluation"].get("final_samples") if last else None
-          alarmed = _measure(run, state, done, alarmed, samples=samples or config["evaluation"]["samples"])
+          samples = settings.evaluation.final_samples if last else None
+          alarmed = _measure(run, state, done, alarmed, samples=samples or settings.evaluation.samples)
   run.progress.say(f"done       step {done}; shapegan_jax.load({str(run.workdir)!r}) is the trained model")
   return state
 
@@ -172,8 +175,8 @@ def _batches(run: Run, first_step: int) -> Iterator[PyTree]:
     run.source,
     run.method.stages,
     first_step=first_step,
-    num_steps=run.config["num_steps"] - first_step,
-    seed=run.config["seed"],
+    num_steps=run.settings.num_steps - first_step,
+    seed=run.settings.seed,
     block=parallel.rows_of_process(run.mesh),
     **{name: value for name, value in run.config["data"].items() if name in ("flip", "resize")},
   )
@@ -182,15 +185,15 @@ def _batches(run: Run, first_step: int) -> Iterator[PyTree]:
 
 def _announce(run: Run, state: PyTree, first_step: int) -> None:
   """What this run will do, before it does anything that takes long."""
-  config, say = run.config, run.progress.say
-  if first_step >= config["num_steps"]:
+  config, num_steps, say = run.config, run.settings.num_steps, run.progress.say
+  if first_step >= num_steps:
     say(f"{run.workdir} is at step {first_step} already; --config.num_steps={2 * first_step} would train on")
     return
-  say(f"training   {config['method']} in {run.workdir}, from step {first_step} to step {config['num_steps']}")
+  say(f"training   {config['method']} in {run.workdir}, from step {first_step} to step {num_steps}")
   say(f"data       {config['data'].get('name', 'given')}, {len(run.source)} images")
   shapes: dict[str, int] = {}  # consecutive stages may differ in what does not interest a reader
   for start, stage in run.method.stages:
-    if start < config["num_steps"]:
+    if start < num_steps:
       shapes.setdefault(stage_words(Stage(stage.resolution, stage.batch_size)), start)
   say(f"stages     {'; '.join(f'{shape} from step {start}' for shape, start in shapes.items())}")
   generator = run.method.params_of(state, ema=False)
@@ -215,7 +218,7 @@ def _compile(run: Run, stage: Stage, step: int, arguments: tuple[PyTree, ...]) -
 def _foretell(run: Run, step: int, begun: float) -> None:
   """Say how long the run will take, from the time since the first step of a program."""
   seconds = (run.progress.seconds() - begun) / TIMED_STEPS
-  left = expected_seconds(run.method.stages, step + 1, run.config["num_steps"], seconds)
+  left = expected_seconds(run.method.stages, step + 1, run.settings.num_steps, seconds)
   run.progress.say(f"duration   about {duration(left)} from here, at {seconds:.3g} s a step now")
 
 
@@ -267,8 +270,8 @@ def _model(run: Run, state: PyTree, done: int) -> Model:
 
 def _preview(run: Run, state: PyTree, done: int) -> None:
   """A picture of the fixed latents. Every process renders it (all must be free for the next step), one writes it."""
-  settings = run.config["preview"]
-  picture = preview(_model(run, state, done), count=settings["count"], resolution=settings.get("resolution"))
+  settings = run.settings.preview
+  picture = preview(_model(run, state, done), count=settings.count, resolution=settings.resolution)
   if parallel.is_writer():
     path = run.workdir / "previews" / f"step_{done:06d}.png"
     write_png(path, picture)
@@ -278,7 +281,7 @@ def _preview(run: Run, state: PyTree, done: int) -> None:
 
 def _measure(run: Run, state: PyTree, done: int, alarmed: list[str], *, samples: int) -> list[str]:
   """Log the metrics; say which alarms began or ended. Returns the kinds of alarm that are on."""
-  settings = {**run.config["evaluation"], "samples": samples}
+  settings = {**dataclasses.asdict(run.settings.evaluation), "samples": samples}
   numbers = measure_all(run.measures, _model(run, state, done), run.source, settings, run.context)
   run.writer.scalars(done, numbers)
   ringing = alarms(numbers)
@@ -290,7 +293,6 @@ def _measure(run: Run, state: PyTree, done: int, alarmed: list[str], *, samples:
   return list(ringing)
 
 
-def _due(done: int, settings: Mapping[str, Any]) -> bool:
+def _due(done: int, every: int, first: int = 0) -> bool:
   """Every `every` steps (0: never), and once after `first`."""
-  every = settings.get("every") or 0
-  return (every > 0 and done % every == 0) or done == settings.get("first")
+  return (every > 0 and done % every == 0) or done == first

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
@@ -17,13 +18,13 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from shapegan_jax.data.images import resize as resize_antialiased
 from shapegan_jax.data.images import resize_nearest, to_signed_unit
 from shapegan_jax.data.packed import PackedSource
-from shapegan_jax.data.sources import Source
+from shapegan_jax.data.sources import Resize, Source
 from shapegan_jax.errors import UserError
 from shapegan_jax.schedules import Stage, Stages, examples_before, stage_at, stages_between
 
 CACHE_BYTES = 2 * 10**9  # resized pictures kept in memory; beyond it they are resized again each epoch
 THREADS, PREFETCH = 2, 4  # of whole batches
-RESIZES = ("antialias", "legacy")
+RESIZES = get_args(Resize)
 
 
 @functools.lru_cache(maxsize=4)
@@ -118,7 +119,7 @@ def batches(
       stage's resolution, an unknown resize.
   """
   if resize not in RESIZES:
-    raise UserError(f"data.resize={resize!r} is not known: choose one of {', '.join(RESIZES)}.")
+    raise UserError(f"config.data.resize: {resize!r} is not one of {', '.join(RESIZES)}")
   starts = [start for start, _ in stages]
   if not starts or starts[0] != 0 or sorted(set(starts)) != starts:
     raise UserError(f"Stages start at steps {starts}: the first must start at 0 and each later than the one before.")

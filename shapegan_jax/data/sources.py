@@ -1,32 +1,47 @@
-"""The `data` section of a config, opened: one function per kind of set, each imported only when it is asked for.
-
-Keys: name (heads, folder, synface, cats, carla, named, none); split (train, validation, test; folder, cats, carla have
-one); image_size, the side at which pictures are prepared; path, the directory (named: TFDS's own); tfds_name;
-cache_dir; num_examples, a cap (heads: how many training heads to render); crop, pixels of the file; background, under
-alpha; and `flip` and `resize`, which belong to `pipeline.batches`. None means the default.
-"""
+"""The `data` section of a config, opened: one function per kind of set, each imported only when it is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from shapegan_jax.errors import UserError
+from shapegan_jax.sections import Count, section, settings_of
 
-KNOWN_KEYS = (
-  "name",
-  "split",
-  "image_size",
-  "path",
-  "tfds_name",
-  "cache_dir",
-  "num_examples",
-  "crop",
-  "background",
-  "flip",
-  "resize",
-)
-SPLITS = ("train", "validation", "test")
+Name = Literal["heads", "folder", "synface", "cats", "carla", "named", "none"]
+Split = Literal["train", "validation", "test"]
+Resize = Literal["antialias", "legacy"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """The section `data`; None stands for the set's default.
+
+  Attributes:
+    name: which set; `none` is for methods whose pictures come from a generator.
+    split: folder, cats and carla have one.
+    image_size: the side at which pictures are prepared.
+    path: the directory (named: TFDS's own).
+    tfds_name: named: what TFDS calls the set.
+    cache_dir: where prepared pictures are kept.
+    num_examples: at most this many (heads: how many training heads to render).
+    crop: side of the centred square, in pixels of the file.
+    background: the colour under transparent pixels.
+    flip, resize: how `pipeline.batches` mirrors and shrinks pictures.
+  """
+
+  name: Name
+  split: Split = "train"
+  image_size: Count = 64
+  path: str | None = None
+  tfds_name: str | None = None
+  cache_dir: str | None = None
+  num_examples: Count | None = None
+  crop: Count | None = None
+  background: str | None = None
+  flip: bool = True
+  resize: Resize = "antialias"
 
 
 @runtime_checkable
@@ -39,77 +54,79 @@ class Source(Protocol):
   def __getitem__(self, index: int) -> Mapping[str, Any]: ...
 
 
-def open_source(data_config: Mapping[str, Any]) -> Source:
-  """The set that a config's `data` section names. `flip` and `resize` belong to `batches` and are not read here.
+def read_data(data_config: Mapping[str, Any]) -> DataConfig:
+  """The section `data` of a config.
 
   Raises:
-    UserError: an unknown name, key or value, or whatever is wrong with the set itself.
+    UserError: a setting that does not exist, or a value that may not stand there.
   """
-  unknown = sorted(set(data_config) - set(KNOWN_KEYS))
-  if unknown:
-    raise UserError(f"data.{unknown[0]} is not a setting: known are {', '.join(KNOWN_KEYS)}.")
-  config = {"split": "train", "image_size": 64}
-  config.update((key, value) for key, value in data_config.items() if value is not None)
-  openers = {
+  known = settings_of(DataConfig)
+  given = {key: value for key, value in data_config.items() if value is not None or key not in known}
+  paths = {key: os.fspath(given[key]) for key in ("path", "cache_dir") if isinstance(given.get(key), os.PathLike)}
+  return section(DataConfig, {"name": None, **given, **paths}, "data")
+
+
+def open_source(data_config: Mapping[str, Any]) -> Source:
+  """The set that a config's `data` section names. `flip` and `resize` belong to `pipeline.batches`.
+
+  Raises:
+    UserError: an unknown name, setting or value, or whatever is wrong with the set itself.
+  """
+  config = read_data(data_config)
+  openers: dict[Name, Callable[[DataConfig], Source]] = {
     "heads": _open_heads,
     "folder": _open_folder,
     "synface": _open_synface,
     "cats": _open_cats,
     "carla": _open_carla,
     "named": _open_named,
-    "none": lambda config: (),  # for methods whose pictures come from a generator
+    "none": lambda config: (),
   }
-  name = config.get("name")
-  if name not in openers:
-    raise UserError(f"data.name={name!r} is not known: choose one of {', '.join(openers)}.")
-  if config["split"] not in SPLITS:
-    raise UserError(f"data.split={config['split']!r} is not known: choose one of {', '.join(SPLITS)}.")
-  for key in ("image_size", "num_examples", "crop"):
-    if key in config and (isinstance(config[key], bool) or not isinstance(config[key], int) or config[key] < 1):
-      raise UserError(f"data.{key}={config[key]!r} must be a whole number above 0.")
-  return openers[name](config)
+  return openers[config.name](config)
 
 
-def _options(config: Mapping[str, Any], *extra: str) -> dict[str, Any]:
-  return {key: config[key] for key in ("image_size", "num_examples", "cache_dir", *extra) if key in config}
+def _options(config: DataConfig, *extra: str) -> dict[str, Any]:
+  """The settings of these names that are not left to the set."""
+  chosen = {name: getattr(config, name) for name in ("image_size", "num_examples", "cache_dir", *extra)}
+  return {name: value for name, value in chosen.items() if value is not None}
 
 
-def _open_heads(config: Mapping[str, Any]) -> Source:
+def _open_heads(config: DataConfig) -> Source:
   from shapegan_jax.data import heads
 
   counts = None
-  if number := config.get("num_examples"):
+  if number := config.num_examples:
     held_out = heads.SMOKE_COUNTS if number < heads.DEFAULT_COUNTS["train"] else heads.DEFAULT_COUNTS
     counts = {**held_out, "train": number}
-  prepared = heads.prepare(config["image_size"], counts, cache_dir=config.get("cache_dir"))
-  return heads.HeadsSource(prepared, config["split"])
+  prepared = heads.prepare(config.image_size, counts, cache_dir=config.cache_dir)
+  return heads.HeadsSource(prepared, config.split)
 
 
-def _open_folder(config: Mapping[str, Any]) -> Source:
+def _open_folder(config: DataConfig) -> Source:
   from shapegan_jax.data import folder
 
-  return folder.open_folder(config.get("path"), **_options(config, "crop", "background"))
+  return folder.open_folder(config.path, **_options(config, "crop", "background"))
 
 
-def _open_synface(config: Mapping[str, Any]) -> Source:
+def _open_synface(config: DataConfig) -> Source:
   from shapegan_jax.data import published
 
-  return published.open_synface(config.get("path"), **_options(config, "crop", "split"))
+  return published.open_synface(config.path, **_options(config, "crop", "split"))
 
 
-def _open_cats(config: Mapping[str, Any]) -> Source:
+def _open_cats(config: DataConfig) -> Source:
   from shapegan_jax.data import published
 
-  return published.open_cats(config.get("path"), **_options(config, "crop"))
+  return published.open_cats(config.path, **_options(config, "crop"))
 
 
-def _open_carla(config: Mapping[str, Any]) -> Source:
+def _open_carla(config: DataConfig) -> Source:
   from shapegan_jax.data import published
 
-  return published.open_carla(config.get("path"), **_options(config, "crop", "background"))
+  return published.open_carla(config.path, **_options(config, "crop", "background"))
 
 
-def _open_named(config: Mapping[str, Any]) -> Source:
+def _open_named(config: DataConfig) -> Source:
   from shapegan_jax.data import named
 
-  return named.open_named(config.get("tfds_name"), data_dir=config.get("path"), **_options(config, "crop", "split"))
+  return named.open_named(config.tfds_name, data_dir=config.path, **_options(config, "crop", "split"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from shapegan_jax.model import from_workdir
 from shapegan_jax.reporting.progress import duration
 from shapegan_jax.reporting.report import markdown
 from shapegan_jax.reporting.writer import write_png, write_text
+from shapegan_jax.run_settings import check_run
 
 
 def evaluate(
@@ -38,9 +40,10 @@ def evaluate(
       trained yet.
   """
   workdir, saved = located(workdir), read_config(workdir)
-  settings = {**saved.get("evaluation", {}), **(config or {}).get("evaluation", {})}
-  samples = settings.get("final_samples") or settings.get("samples", 256)
-  settings, context = {**settings, "samples": samples}, Context(workdir, saved, training=False)
+  given = {**saved.get("evaluation", {}), **(config or {}).get("evaluation", {})}
+  wanted = check_run({**saved, "evaluation": given}, data=source is None).evaluation
+  samples = wanted.final_samples or wanted.samples
+  settings, context = {**dataclasses.asdict(wanted), "samples": samples}, Context(workdir, saved, training=False)
   measures = listed(settings, training=False)
   for measure in measures:
     measure.prepare(settings, context)
@@ -52,7 +55,7 @@ def evaluate(
   result = {"step": model.step, "samples": samples, **numbers, "alarms": found, "protocol": context.protocol}
   result |= context.entries
   write_json(workdir / "eval.json", result)
-  write_png(workdir / "eval" / "preview.png", preview(model, count=settings.get("columns", 8)))
+  write_png(workdir / "eval" / "preview.png", preview(model, count=wanted.columns))
   page = markdown(str(workdir), result, pictures={"Samples": "preview.png"}, meanings=meanings(measures))
   write_text(workdir / "eval" / "report.md", page)
   print(f"{workdir}: step {model.step}, {samples} samples, {duration(time.monotonic() - begun)}")

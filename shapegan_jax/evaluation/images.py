@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -36,9 +36,10 @@ from shapegan_jax.model import Model
 from shapegan_jax.networks.features import inception, random_features
 from shapegan_jax.networks.features.perceptual import NetName, load_perceptual, perceptual_features
 from shapegan_jax.rng import root_key, stream
+from shapegan_jax.run_settings import FeatureName
 from shapegan_jax.types import Array
 
-NETWORKS = ("random", "alexnet", "vgg16", "inception")
+NETWORKS = get_args(FeatureName)
 Progress = Callable[[Iterable[int], str], Iterable[int]]
 """`tools.shared.outputs.progress`, or anything that hands the items on."""
 

@@ -79,7 +79,7 @@ class Measure(Protocol):
     Args:
       model: its `step` is the number of updates it has had.
       source: what it was trained on.
-      settings: of the config's section `evaluation`; `samples` is how many samples shapes are judged by.
+      settings: `run_settings.EvaluationConfig` by name; `samples` is how many samples shapes are judged by now.
       context: of the run.
     """
 
@@ -96,7 +96,7 @@ class Health(Measure):
   }
 
   def __call__(self, model: Model, source: Source, settings: Mapping[str, Any], context: Context) -> dict[str, float]:
-    samples, resolution = settings["samples"], settings.get("resolution")
+    samples, resolution = settings["samples"], settings["resolution"]
     if not (model.method.has_shape and samples):
       return {}
     context.protocol.update(shape_samples=samples, shape_resolution=resolution)
@@ -117,7 +117,7 @@ class Views(Measure):
   }
 
   def __call__(self, model: Model, source: Source, settings: Mapping[str, Any], context: Context) -> dict[str, float]:
-    samples = settings.get("views")
+    samples = settings["views"]
     if not (model.method.has_shape and samples):
       return {}
     context.protocol["views"] = samples
@@ -151,11 +151,10 @@ class Images(Measure):
     return report["values"]
 
   def _count(self, settings: Mapping[str, Any], context: Context) -> int:
-    return settings.get("images" if context.training else "final_images") or 0
+    return settings["images" if context.training else "final_images"]
 
   def _features(self, settings: Mapping[str, Any], context: Context) -> FeatureNetwork:
-    name, weights = settings.get("features") or "random", settings.get("features_file")
-    return context.once("features", lambda: choose_features(name, weights))
+    return context.once("features", lambda: choose_features(settings["features"], settings["features_file"]))
 
 
 class Depth(Measure):
@@ -174,7 +173,7 @@ class Depth(Measure):
   }
 
   def __call__(self, model: Model, source: Source, settings: Mapping[str, Any], context: Context) -> dict[str, float]:
-    pairs = settings.get("depth_pairs")
+    pairs = settings["depth_pairs"]
     if not (model.method.has_shape and pairs):
       return {}
     cameras = context.config["cameras"]
@@ -191,11 +190,6 @@ class Depth(Measure):
 MEASURES: dict[str, Measure] = {measure.name: measure for measure in (Health(), Views(), Images(), Depth())}
 """Every measure that a config may list, by its name."""
 
-MEASURED = ("health", "views", "images", "depth")
-"""What --mode=eval measures where a config lists nothing."""
-MEASURED_IN_TRAINING = ("health", "images")
-"""What training logs where a config lists nothing."""
-
 
 def listed(settings: Mapping[str, Any], *, training: bool) -> tuple[Measure, ...]:
   """The measures that a config's section `evaluation` lists, for training to log or else for --mode=eval.
@@ -203,10 +197,7 @@ def listed(settings: Mapping[str, Any], *, training: bool) -> tuple[Measure, ...
   Raises:
     UserError: a name in one of the two lists that no measure has.
   """
-  lists = {
-    "training_measures": settings.get("training_measures", MEASURED_IN_TRAINING),
-    "measures": settings.get("measures", MEASURED),
-  }
+  lists = {name: settings[name] for name in ("training_measures", "measures")}
   for setting, names in lists.items():
     for name in names:
       if name not in MEASURES:

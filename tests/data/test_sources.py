@@ -48,11 +48,12 @@ def error_of(**config):
 
 def test_unknown_names_keys_and_values_list_the_known_ones(tmp_path):
   assert "heads, folder, synface, cats, carla, named" in error_of(name="bfm")
-  assert "data.imagesize is not a setting" in error_of(name="folder", imagesize=3)
-  assert "image_size" in error_of(name="folder", imagesize=3)
+  assert "config.data.imagesize: no such setting; did you mean image_size?" in error_of(name="folder", imagesize=3)
+  assert "config.data.name: None is not one of heads, folder" in error_of(path="pictures")
   assert "train, validation, test" in error_of(name="folder", split="val")
-  assert "data.crop=-4" in error_of(name="folder", crop=-4)
-  assert "data.image_size='64'" in error_of(name="folder", image_size="64")
+  assert "config.data.crop: -4 is not a whole number of at least 1" in error_of(name="folder", crop=-4)
+  assert "config.data.image_size: '64' is not a whole number" in error_of(name="folder", image_size="64")
+  assert "config.data.resize: 'nearest' is not one of antialias, legacy" in error_of(name="folder", resize="nearest")
   save(tmp_path / "a.png")
   assert "white, black, grey" in error_of(name="folder", path=str(tmp_path), background="beige")
 

@@ -7,7 +7,8 @@ from toy_method import ToyMethod, ToySource, toy_config
 
 from shapegan_jax.errors import UserError
 from shapegan_jax.evaluation.evaluate import evaluate
-from shapegan_jax.evaluation.measures import MEASURED, MEASURED_IN_TRAINING, MEASURES, Measure
+from shapegan_jax.evaluation.measures import MEASURES, Measure
+from shapegan_jax.run_settings import EvaluationConfig
 from shapegan_jax.train import train
 
 
@@ -46,7 +47,9 @@ def lines(workdir):
 
 
 def test_a_measure_of_ones_own_is_logged_stored_printed_and_explained(tmp_path, toy, capsys):
-  state = run(tmp_path, training_measures=(*MEASURED_IN_TRAINING, "toy"), measures=(*MEASURED, "toy"))
+  usual = EvaluationConfig()
+  lists = {"measures": (*usual.measures, "toy"), "training_measures": (*usual.training_measures, "toy")}
+  state = run(tmp_path, **lists)
   assert toy.asked == [(2, 2, True), (3, 3, True)]
   logged = {line["step"]: line for line in lines(tmp_path) if "toy/radius" in line}
   assert list(logged) == [2, 3]
@@ -98,7 +101,7 @@ def test_an_unknown_measure_is_refused_before_anything_is_done(tmp_path):
 
 
 def test_what_a_measure_lacks_is_said_before_training_begins(tmp_path):
-  with pytest.raises(UserError, match="features=inception"):
+  with pytest.raises(UserError, match="features=inception: needs the file"):
     run(tmp_path / "run", images=4, features="inception")
   assert not (tmp_path / "run").exists()
 
