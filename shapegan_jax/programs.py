@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from shapegan_jax import parallel
+from shapegan_jax.data.pipeline import batch_spec
 from shapegan_jax.methods.base import Method
 from shapegan_jax.rng import root_key
 from shapegan_jax.schedules import Stage
@@ -31,10 +32,8 @@ def abstract_arguments(method: Method, mesh: Mesh, step: int) -> tuple[PyTree, .
   stage, plan = method.plan(step)
   whole, cut = parallel.replicated(mesh), parallel.batch_sharded(mesh)
   key = jax.eval_shape(lambda: root_key(0))
-  batch = {}
-  if getattr(method, "uses_data", True):
-    size = (stage.batch_size, stage.resolution, stage.resolution, 3)
-    batch = {"image": jax.ShapeDtypeStruct(size, jnp.float32, sharding=cut)}
+  spec = batch_spec(stage, uses_data=method.uses_data)
+  batch = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=cut) for name, (shape, dtype) in spec.items()}
   anneals = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in plan}
   state, key, anneals = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), (jax.eval_shape(method.init, key), key, anneals)

@@ -14,9 +14,12 @@ import pytest
 from PIL import Image
 from toy_method import ToyMethod, ToySource, toy_config
 
+from shapegan_jax import parallel
+from shapegan_jax.data import pipeline
 from shapegan_jax.errors import UserError
 from shapegan_jax.evaluation.evaluate import evaluate
 from shapegan_jax.evaluation.health import alarms, data_depth_deviation, shape_report
+from shapegan_jax.programs import abstract_arguments
 from shapegan_jax.reporting import previews
 from shapegan_jax.reporting.progress import Progress, duration
 from shapegan_jax.reporting.writer import MetricsWriter
@@ -211,6 +214,25 @@ def test_the_time_left_counts_the_pixels_of_later_stages():
   assert expected_seconds(stages, 4, 30, 1.0) == pytest.approx(6 * 1 + 10 * 4 + 10 * 2)
   assert expected_seconds(stages, 12, 15, 1.0) == pytest.approx(3)
   assert [duration(s) for s in (0.2, 119, 600, 7500)] == ["1 s", "119 s", "10 min", "2 h 05 min"]
+
+
+@pytest.mark.parametrize("uses_data", [True, False])
+def test_an_update_is_planned_for_the_batches_that_it_gets(uses_data):
+  class Toy(ToyMethod):
+    pass
+
+  Toy.uses_data = uses_data
+  method = Toy()
+  mesh = parallel.mesh_for(method.stages)
+  for step in (0, 3):
+    _, planned, _, _ = abstract_arguments(method, mesh, step)
+    assert bool(planned) == uses_data
+    if uses_data:
+      [batch] = pipeline.batches(ToySource(), method.stages, first_step=step, num_steps=1, seed=0)
+      put = parallel.put_batch(mesh, batch)
+      assert jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), put) == jax.tree.map(
+        lambda x: (x.shape, x.dtype, x.sharding), planned
+      )
 
 
 def test_a_clock_that_is_paused_stands_still():

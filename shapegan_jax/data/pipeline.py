@@ -26,6 +26,19 @@ CACHE_BYTES = 2 * 10**9  # resized pictures kept in memory; beyond it they are r
 THREADS, PREFETCH = 2, 4  # of whole batches
 RESIZES = get_args(Resize)
 
+BatchSpec = dict[str, tuple[tuple[int, ...], np.dtype]]
+"""Name -> (shape, dtype)."""
+
+
+def batch_spec(stage: Stage, *, uses_data: bool = True) -> BatchSpec:
+  """What the global batches of a stage consist of; nothing for a method that reads no data.
+
+  Whoever adds to a batch (a mask, the pose of an image) adds it here: the update is compiled for these arrays.
+  """
+  if not uses_data:
+    return {}
+  return {"image": ((stage.batch_size, stage.resolution, stage.resolution, 3), np.dtype(np.float32))}
+
 
 @functools.lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, count: int) -> tuple[Int64[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
@@ -112,7 +125,7 @@ def batches(
       the originals' nearest pixel (`images.resize_nearest`), applied after the mirror as theirs is.
 
   Yields:
-    {'image': float32 [batch_size / n, resolution, resolution, 3] in [-1, 1]}, C-contiguous.
+    this process's rows of the arrays of `batch_spec(stage)`, C-contiguous; images are in [-1, 1].
 
   Raises:
     UserError: at once, not at the first batch: a batch that cannot be cut evenly, pictures smaller than a
@@ -150,10 +163,12 @@ def batches(
 
   def read_step(step: int) -> dict[str, Float32[np.ndarray, "b h w 3"]]:
     stage = stage_at(stages, step)
-    rows = stage.batch_size // block[1]
+    (size, resolution, *_), dtype = batch_spec(stage)["image"]
+    rows = size // block[1]
     first = examples_before(stages, step) + block[0] * rows
     indices, coins = pick_examples(seed, first, rows, len(source))
-    return {"image": to_signed_unit(pictures[stage.resolution](indices, coins & flip))}
+    image = to_signed_unit(pictures[resolution](indices, coins & flip))
+    return {"image": image.astype(dtype, copy=False)}
 
   options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=PREFETCH)
   return iter(grain.MapDataset.range(first_step, first_step + num_steps).map(read_step).to_iter_dataset(options))

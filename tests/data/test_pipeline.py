@@ -8,7 +8,7 @@ from PIL import Image
 
 from shapegan_jax.data import images, pipeline
 from shapegan_jax.errors import UserError
-from shapegan_jax.schedules import Stage, examples_before
+from shapegan_jax.schedules import Stage, examples_before, stage_at
 
 SIZE = 16
 
@@ -60,6 +60,13 @@ def test_batches_have_the_stages_shape_range_and_layout():
     assert batch.min() >= -1
     assert batch.max() <= 1
   np.testing.assert_array_equal(images.to_signed_unit(np.array([0, 255], np.uint8)), [-1, 1])
+
+
+def test_batches_are_what_their_spec_says():
+  for step, batch in enumerate(pipeline.batches(Noise(), STAGES, first_step=0, num_steps=12, seed=3)):
+    found = {name: (values.shape, values.dtype) for name, values in batch.items()}
+    assert found == pipeline.batch_spec(stage_at(STAGES, step))
+  assert pipeline.batch_spec(STAGES[0][1], uses_data=False) == {}
 
 
 @pytest.mark.parametrize("resize", ["antialias", "legacy"])
