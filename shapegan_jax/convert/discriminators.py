@@ -1,6 +1,6 @@
-"""Published discriminators, for those who train on: state dicts -> the variables of `networks`.
+"""Published discriminators, for continued training: state dicts -> the variables of `networks`.
 
-Heads and layers that the authors' code carries and never uses are left out.
+Heads and layers that the authors' code contains but never uses are left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NOT_ONE = "is it a discriminator of this kind?"
 
 
 def progressive_discriminator(tensors: Tensors) -> dict[str, Any]:
-  """Parameters of `networks.discriminators.ProgressiveDiscriminator` (all of GOF, ShadeGAN's faces, pi-GAN's CARLA).
+  """Parameters of `networks.discriminators.ProgressiveDiscriminator` (GOF, ShadeGAN on faces, pi-GAN on CARLA).
 
   Raises:
     Unreadable: a tensor is missing, left over, or of another shape.
@@ -31,7 +31,7 @@ def progressive_discriminator(tensors: Tensors) -> dict[str, Any]:
 
 
 def strided_discriminator(tensors: Tensors) -> dict[str, Any]:
-  """Parameters of `networks.discriminators.StridedDiscriminator`, with coordinates (pi-GAN's CelebA) or without (Cats).
+  """Parameters of `networks.discriminators.StridedDiscriminator`, with coordinates (pi-GAN, CelebA) or without (Cats).
 
   Raises:
     Unreadable: a tensor is missing, left over, or of another shape.
@@ -59,7 +59,7 @@ def patch_discriminator(tensors: Tensors) -> dict[str, Any]:
       Slot(f"{name}.weight_v", (inputs * size * size,), f"{spectral}/v", "vector"),
     ]
   if not slots:
-    raise Unreadable(f"holds no layer under spectral norm; {_NOT_ONE}")
+    raise Unreadable(f"has no layer with spectral normalisation; {_NOT_ONE}")
   variables = layouts.fill(slots, tensors)
   for name, layer in variables["spectral"].items():
     height, width, inputs, _ = variables["params"][name]["kernel"].shape
@@ -83,7 +83,7 @@ def _growing(tensors: Tensors, *, conv: str, coordinates: int, projects: Any) ->
       if projects(n, m):
         slots += layouts.conv(f"{layer}.proj", f"{block}/skip", n, m, 1)
   if not slots:
-    raise Unreadable(f"holds no layers fromRGB; {_NOT_ONE}")
+    raise Unreadable(f"has no fromRGB layers; {_NOT_ONE}")
   slots += layouts.conv("final_layer", "heads", channels[-1], _shape(tensors, "final_layer.weight")[0], 2)
   return layouts.fill(slots, tensors)
 
@@ -97,5 +97,5 @@ def _shape(tensors: Tensors, name: str) -> tuple[int, ...]:
 def _index(name: str) -> int:
   digits = name.rpartition(".")[2]
   if not digits.isdecimal():
-    raise Unreadable(f"has no layers in order; {_NOT_ONE}")
+    raise Unreadable(f"has layers without a number; {_NOT_ONE}")
   return int(digits)

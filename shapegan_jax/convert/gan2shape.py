@@ -1,7 +1,7 @@
-"""GAN2Shape's networks from the authors' checkpoints; their sizes are read off the tensors.
+"""GAN2Shape's networks from the authors' checkpoints; their sizes are inferred from the tensors.
 
 A released checkpoint is one dictionary of state dicts (netD, netA, netV, netL, netEnc: depth, albedo, view, light and
-latent offset), beside those of optimisers, which are not read. Unsup3D's files have the first four, among others.
+latent offset); those of the optimisers in it are ignored. Unsup3D's files have the first four, among others.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _MOST_LEVELS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-  """What a file holds, by our names (values of `NAMES`): modules, and their parameters without the "params" around."""
+  """The networks of a file by our names (values of `NAMES`): modules, and their parameter trees without "params"."""
 
   modules: dict[str, Any]
   params: dict[str, Any]
-  step: int = 0  # updates of the current step of the method; 0: not in the file
+  step: int = 0  # updates in the current step of the method; 0: not in the file
 
   @property
   def resolution(self) -> int:
@@ -43,7 +43,7 @@ def read_networks(path: str | Path) -> Networks:
   """The networks in the file at `path`.
 
   Raises:
-    UserError: the file cannot be read, holds none of them or something else, or networks for different resolutions.
+    UserError: the file cannot be read, contains none of them, or contains networks for different resolutions.
   """
   tree = read_torch(path)
   with naming(path):
@@ -58,7 +58,7 @@ def read_networks(path: str | Path) -> Networks:
           raise Unreadable(f"{published}: {error}") from error
     sizes = {name: module.resolution for name, module in modules.items()}
     if len(set(sizes.values())) > 1:
-      raise Unreadable(f"its networks are for pictures of different sizes ({sizes}); are they of one training?")
+      raise Unreadable(f"its networks are for images of different sizes ({sizes}); are they from one training run?")
     step = tree.get("iteration")
     return Networks(modules, params, step if type(step) is int and 0 <= step < 2**31 else 0)
 
@@ -66,7 +66,7 @@ def read_networks(path: str | Path) -> Networks:
 def network(name: str, tensors: Mapping[str, Tensor | np.ndarray]) -> tuple[Any, dict[str, Any]]:
   """(module, parameters) of one network from its state dict; `name` is a value of `NAMES`.
 
-  How many channels are normalised together is not in the file: 4, as published.
+  The group size of the group norms is not in the file; it is 4, as published.
 
   Raises:
     Unreadable: a tensor is missing, left over, or of another shape.
@@ -76,25 +76,25 @@ def network(name: str, tensors: Mapping[str, Tensor | np.ndarray]) -> tuple[Any,
   module, slots = {"offset": _offset, "view": _vector, "light": _vector}.get(name, _map)(kernels)
   params = layouts.fill(slots, tensors)
   if module.features != _FEATURES.get(name, module.features):
-    raise Unreadable(f"answers {module.features} numbers where {_FEATURES[name]} are expected; is it another network?")
+    raise Unreadable(f"returns {module.features} numbers where {_FEATURES[name]} are expected; is it another network?")
   return module, params
 
 
 def _place(name: str) -> int:
-  """Where in the sequence of layers a tensor belongs."""
+  """The index of a tensor's layer in the published sequence."""
   return next((int(part) for part in name.split(".") if part.isdecimal()), -1)
 
 
 def _levels(kernels: list[Shape], fixed: int, each: int) -> int:
-  """How often the picture is halved, from the number of convolutions."""
+  """The number of times that the image is halved, from the number of convolutions."""
   levels, rest = divmod(len(kernels) - fixed, each)
   if rest or not 1 <= levels <= _MOST_LEVELS or any(0 in shape for shape in kernels):
-    raise Unreadable(f"has {len(kernels)} convolutions, which no such network has; is it of another method or variant?")
+    raise Unreadable(f"has {len(kernels)} convolutions, like no network of this kind; is it another method or variant?")
   return levels
 
 
 def _map(kernels: list[Shape]) -> tuple[MapNet, list[Slot]]:
-  """Numbers are places in the published sequence of layers, of which norms and activations are some."""
+  """`MapNet` and its slots. Layer numbers are those of the published sequence, which includes norms and activations."""
   levels = _levels(kernels, 4, 3)
   width, bottleneck, features = kernels[0][0], kernels[levels][0], kernels[-1][0]
   widths = [width * 2**i for i in range(levels)]
@@ -102,7 +102,7 @@ def _map(kernels: list[Shape]) -> tuple[MapNet, list[Slot]]:
   place = 0
 
   def layer(slot: Callable[..., list[Slot]], path: str, *shape: int, norm: str = "", **options: Any) -> None:
-    """A convolution, perhaps a norm, and an activation."""
+    """Adds a convolution, optionally a norm, and an activation."""
     nonlocal place, slots
     slots += slot(f"network.{place}", path, *shape, **options)
     if norm:
@@ -119,7 +119,7 @@ def _map(kernels: list[Shape]) -> tuple[MapNet, list[Slot]]:
   for i, b in enumerate(widths[-2::-1], 1):
     layer(layouts.transposed_conv, f"up_{i}", 2 * b, b, 4, norm=f"up_norm_{i}")
     layer(layouts.conv, f"conv_{i}", b, b, 3, norm=f"conv_norm_{i}", **plain)
-  place += 1  # the doubling of the last map
+  place += 1  # upsampling of the last feature map
   layer(layouts.conv, "head_0", width, width, 3, norm="head_norm_0", **plain)
   layer(layouts.conv, "head_1", width, width, 5, norm="head_norm_1", **plain)
   layer(layouts.conv, "head_2", width, features, 5, **plain)

@@ -1,7 +1,7 @@
-"""GRAF's generator: the conditional radiance field, whose sizes are read off the file, and the published way to render.
+"""GRAF's generator: the conditional radiance field, its sizes inferred from the file, and the published rendering.
 
-A released checkpoint is one dictionary of state dicts. The field is there twice, as trained (`generator`) and averaged
-(`generator_test`, which the authors evaluate and which is taken here).
+A released checkpoint is one dictionary of state dicts. It contains the field twice: as trained (`generator`) and
+averaged (`generator_test`), which the authors evaluate and which is read here.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from shapegan_jax.convert.torch_values import tensors_of
 
 Dataset = Literal["carla", "celeba", "celebahq", "cats", "cub"]
 
-# The files do not say how many octaves encode positions and directions; all published models have these.
+# The number of octaves that encode positions and directions is not in the files; all published models have these.
 _POSITION_BANDS, _DIRECTION_BANDS = 10, 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What a file's tensors say of its field. Layer `skip` + 1 reads the inputs again."""
+  """The sizes of a field, inferred from a file's tensors. Layer `skip` + 1 reads the inputs again."""
 
   width: int
   depth: int
@@ -48,10 +48,10 @@ class Generator:
 
 
 def read_generator(path: str | Path) -> Generator:
-  """The averaged generator in the file at `path`, or the only one. A state dict of the field alone is read too.
+  """The generator in the file at `path`, averaged if there is an average. A state dict of the field alone is read too.
 
   Raises:
-    UserError: the file cannot be read, or holds something else.
+    UserError: the file cannot be read, or contains something else.
   """
   tree = read_torch(path)
   with naming(path):
@@ -61,7 +61,7 @@ def read_generator(path: str | Path) -> Generator:
       it = tree.get("it")
       step = it if type(it) is int and 0 <= it < 2**31 else 0
       if "generator_test" not in tree:
-        notes = ("the file holds no average; the weights are those of training",)
+        notes = ("the file holds no average; the raw training weights are used",)
     tensors = layouts.without_prefix(tensors_of(weights))
     if any(name.startswith("siren.") for name in tensors):
       raise Unreadable("a generator of pi-GAN, GOF or ShadeGAN; use --method=pigan, gof or shadegan")
@@ -70,7 +70,7 @@ def read_generator(path: str | Path) -> Generator:
 
 
 def generator_slots(sizes: Sizes) -> list[Slot]:
-  """Every tensor of a generator."""
+  """The slots of all tensors of a generator."""
   width, given = sizes.width, _encoded(_POSITION_BANDS) + sizes.shape_dim
   slots: list[Slot] = []
   for i in range(sizes.depth):
@@ -88,7 +88,7 @@ def sizes_of(shapes: Mapping[str, Shape]) -> Sizes:
   """The sizes of a generator from the shapes of its tensors.
 
   Raises:
-    Unreadable: the tensors that tell are missing or impossible; the others are left to `layouts.fill`.
+    Unreadable: a tensor that determines a size is missing or impossible; `layouts.fill` checks the others.
   """
 
   def matrix(name: str) -> Shape:
@@ -104,7 +104,7 @@ def sizes_of(shapes: Mapping[str, Shape]) -> Sizes:
   wide = [i for i in range(1, depth) if matrix(f"pts_linears.{i}.weight")[1] != width]
   shape_dim = given - _encoded(_POSITION_BANDS)
   beside = matrix("views_linears.0.weight")[1] - width
-  view_condition = beside != shape_dim  # GRAF's codes are equally long
+  view_condition = beside != shape_dim  # GRAF's codes have equal lengths
   appearance_dim = beside - (_encoded(_DIRECTION_BANDS) if view_condition else 0)
   if len(wide) != 1 or width < 2 or shape_dim < 1 or appearance_dim < 1:
     raise Unreadable("its layers do not have the inputs of GRAF's field; is it of another method or variant?")
@@ -112,7 +112,7 @@ def sizes_of(shapes: Mapping[str, Shape]) -> Sizes:
 
 
 def _encoded(bands: int) -> int:
-  """Numbers that encode a vector."""
+  """The length of the positional encoding of a 3D vector."""
   return 3 + 6 * bands
 
 
@@ -131,7 +131,7 @@ def _cameras(fov_deg: float, radius: tuple[float, float], yaw_deg: float, pitch_
   }
 
 
-# The azimuth that counts as frontal, the resolution, the background, and the cameras.
+# The azimuth of the frontal view in degrees, the resolution, the background, and the cameras.
 _SETS: dict[str, tuple[float, int, float, dict[str, Any]]] = {
   "carla": (0.0, 64, 1.0, _cameras(30.0, (10.0, 10.0), 180.0, (5.0, 90.0))),
   "celeba": (45.0, 64, 0.0, _cameras(10.0, (9.5, 10.5), 45.0, (5.0, 20.0))),
@@ -142,9 +142,9 @@ _SETS: dict[str, tuple[float, int, float, dict[str, Any]]] = {
 
 
 def nerf_config(generator: Generator, *, dataset: Dataset = "carla") -> dict[str, Any]:
-  """A complete config for a generator that was trained on `dataset`, rendered as the authors do (64 samples).
+  """A complete config for a generator that was trained on `dataset`, rendered as by the authors (64 samples per ray).
 
-  The resolution is the smallest that was published; the file does not tell, and `Model.render` takes any.
+  The resolution is the smallest published one: it is not in the file, and `Model.render` takes any.
   """
   front_deg, resolution, background, cameras = _SETS[dataset]
   sizes = generator.sizes

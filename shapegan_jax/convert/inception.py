@@ -1,5 +1,5 @@
-"""The weights of the Frechet Inception distance, from the file `pt_inception-2015-12-05-6726825d.pth` (of pytorch-fid:
-TensorFlow's network under PyTorch's names) or from an .npz of the same names.
+"""The InceptionV3 weights of the Frechet Inception distance, from `pt_inception-2015-12-05-6726825d.pth` (pytorch-fid:
+TensorFlow's network with PyTorch's names) or from an .npz with the same names.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from shapegan_jax.convert.torch_values import Tensor, tensors_of
 from shapegan_jax.errors import UserError
 from shapegan_jax.networks.features.inception import CLASSES, FEATURES, convolution_shapes
 
-_EPSILON = 1e-3  # of the normalisations: TensorFlow's, not PyTorch's default
+_EPSILON = 1e-3  # of the batch norms: TensorFlow's, not PyTorch's default
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
 def read_inception(path: str | Path) -> dict[str, Any]:
-  """Parameters for `networks.features.inception` from a .npz, or else from a file that torch.save wrote.
+  """Parameters for `networks.features.inception` from an .npz, or otherwise a file written by torch.save.
 
   Raises:
-    UserError: the file cannot be read, or does not hold this network.
+    UserError: the file cannot be read, or does not contain this network.
   """
   path = Path(path)
   if path.suffix != ".npz":
@@ -45,12 +45,12 @@ def read_inception(path: str | Path) -> dict[str, Any]:
 
 
 def inception_params(tensors: Mapping[str, Tensor | np.ndarray]) -> dict[str, Any]:
-  """{name: {"kernel", "bias"}} with each normalisation folded into its convolution.
+  """{name: {"kernel", "bias"}} with each batch norm folded into its convolution.
 
   Raises:
-    Unreadable: the first name that is missing, not expected, or of another shape.
+    Unreadable: a tensor is missing, unexpected, or of another shape.
   """
-  # Counters of training steps; some versions of the file have them.
+  # Step counters of the batch norms, which some versions of the file contain.
   tensors = {name: x for name, x in tensors.items() if not name.endswith(".num_batches_tracked")}
   if any(name.startswith("AuxLogits.") for name in tensors):
     raise Unreadable("torchvision's InceptionV3, not the one of the FID; give pt_inception-2015-12-05-6726825d.pth")
@@ -63,7 +63,7 @@ def inception_params(tensors: Mapping[str, Tensor | np.ndarray]) -> dict[str, An
 
 
 def inception_slots() -> list[Slot]:
-  """Every tensor of the file."""
+  """The slots of all tensors in the file."""
   slots: list[Slot] = []
   for name, (height, width, inputs, outputs) in convolution_shapes().items():
     slots.append(Slot(f"{name}.conv.weight", (outputs, inputs, height, width), f"{name}/kernel", "conv"))

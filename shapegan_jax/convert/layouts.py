@@ -1,8 +1,8 @@
-"""From named torch tensors to our nested parameters, every name and shape checked.
+"""Named torch tensors -> nested parameters, with every name and shape checked.
 
-torch keeps a linear layer's weight as [out, in], a convolution's as [out, in, height, width] and a transposed one's as
-[in, out, height, width], which it applies as the gradient of a convolution: ours are the transposes, the last one
-turned by half a turn.
+torch stores the weight of a linear layer as [out, in], of a convolution as [out, in, height, width] and of a transposed
+convolution as [in, out, height, width], applied as the gradient of a convolution. Ours are [in, out] and [height,
+width, in, out], with the kernels of transposed convolutions rotated by 180 degrees.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Kind = Literal["vector", "linear", "conv", "transposed"]
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-  """One tensor: its name and shape in torch, and where it goes in our tree (`a/b/c`)."""
+  """One expected tensor: its name and shape in torch, its path in our tree (`a/b/c`) and how it is converted."""
 
   name: str
   shape: Shape
@@ -32,7 +32,7 @@ class Slot:
 
 
 def linear(name: str, path: str, inputs: int, outputs: int) -> list[Slot]:
-  """Weight and bias of a linear layer."""
+  """Slots for the weight and bias of a linear layer."""
   return [
     Slot(f"{name}.weight", (outputs, inputs), f"{path}/kernel", "linear"),
     Slot(f"{name}.bias", (outputs,), f"{path}/bias", "vector"),
@@ -40,18 +40,18 @@ def linear(name: str, path: str, inputs: int, outputs: int) -> list[Slot]:
 
 
 def conv(name: str, path: str, inputs: int, outputs: int, size: int, *, bias: bool = True) -> list[Slot]:
-  """Weight and, if it has one, bias of a convolution."""
+  """Slots for the weight and, with `bias`, the bias of a convolution."""
   weight = Slot(f"{name}.weight", (outputs, inputs, size, size), f"{path}/kernel", "conv")
   return [weight, Slot(f"{name}.bias", (outputs,), f"{path}/bias", "vector")] if bias else [weight]
 
 
 def transposed_conv(name: str, path: str, inputs: int, outputs: int, size: int) -> list[Slot]:
-  """Weight of a transposed convolution without bias."""
+  """The slot for the weight of a transposed convolution without bias."""
   return [Slot(f"{name}.weight", (inputs, outputs, size, size), f"{path}/kernel", "transposed")]
 
 
 def norm(name: str, path: str, channels: int) -> list[Slot]:
-  """Scale and bias of a normalisation."""
+  """Slots for the scale and bias of a normalisation layer."""
   return [
     Slot(f"{name}.weight", (channels,), f"{path}/scale", "vector"),
     Slot(f"{name}.bias", (channels,), f"{path}/bias", "vector"),
@@ -59,17 +59,17 @@ def norm(name: str, path: str, channels: int) -> list[Slot]:
 
 
 def without_prefix(tensors: Mapping[str, T], prefix: str = "module.") -> dict[str, T]:
-  """The names without what training on several GPUs puts in front of all of them."""
+  """Removes `prefix`, which training on several GPUs (DataParallel) adds, if all names have it."""
   if tensors and all(name.startswith(prefix) for name in tensors):
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
   return dict(tensors)
 
 
 def fill(slots: Sequence[Slot], tensors: Mapping[str, Tensor | np.ndarray]) -> dict[str, Any]:
-  """Nested float32 parameters with every slot filled and no tensor left over.
+  """Nested float32 parameters; every slot must be filled and every tensor used.
 
   Raises:
-    Unreadable: the first name that is missing, not expected, of another shape, not of floats, or not finite.
+    Unreadable: a tensor is missing, unexpected, of another shape, not floating-point, or not finite.
   """
   expected = {slot.name for slot in slots}
   for slot in slots:
@@ -95,11 +95,11 @@ def fill(slots: Sequence[Slot], tensors: Mapping[str, Tensor | np.ndarray]) -> d
 def _converted(slot: Slot, tensor: Tensor | np.ndarray) -> np.ndarray:
   values = tensor.array() if isinstance(tensor, Tensor) else tensor
   if values.dtype.kind != "f":
-    raise Unreadable(f"{slot.name} holds numbers of type {values.dtype} where floats are expected")
+    raise Unreadable(f"{slot.name} has values of type {values.dtype} where floats are expected")
   with np.errstate(over="ignore"):
     values = values.astype(np.float32)
   if not np.isfinite(values).all():
-    raise Unreadable(f"{slot.name} holds numbers that are not finite; the training failed, or the file is damaged")
+    raise Unreadable(f"{slot.name} has values that are not finite; the training failed, or the file is damaged")
   if slot.kind == "linear":
     values = values.T
   elif slot.kind == "conv":

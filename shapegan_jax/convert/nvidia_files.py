@@ -1,7 +1,8 @@
-"""NVIDIA's pickles of StyleGAN2 (`.pkl`), read without torch, TensorFlow or their code, which they carry as text.
+"""NVIDIA's StyleGAN2 pickles (`.pkl`), read without torch or TensorFlow and without running the source code in them.
 
-Those of the PyTorch code hold modules whose tensors are files of torch's old format; those of the TensorFlow code hold
-networks as lists of numpy arrays. Everything else in them is left as it is, and nothing is executed.
+Files of the PyTorch code contain modules whose tensors are embedded files in torch's old format; files of the
+TensorFlow code contain networks as lists of numpy arrays. Everything else in them is kept as inert data, and nothing is
+executed.
 """
 
 from __future__ import annotations
@@ -22,28 +23,28 @@ _KINDS = ("f2", "f4", "f8", "i4", "i8")
 
 
 def read_nvidia(path: str | Path) -> Any:
-  """What a file holds: dicts, tuples, texts, numbers, tensors and `Record`s, of which `network_arrays` knows more.
+  """The contents of a file: dicts, tuples, strings, numbers, tensors, and `Record`s for `network_arrays`.
 
   Raises:
-    UserError: the file is missing, damaged, or asks for anything that is not admitted. Nothing of it is ever executed.
+    UserError: the file is missing, damaged, or refers to a name that is not admitted. None of it is ever executed.
   """
   path = Path(path)
   with naming(path):
     size = path.stat().st_size
     if size > MOST_FILE_BYTES:
-      raise Unreadable(f"{size:,} bytes are more than any such file has")
+      raise Unreadable(f"with {size:,} bytes it is larger than any such file")
     stream = io.BytesIO(path.read_bytes())
     tree = read_pickle(stream, _Names(size).find)
     if stream.read(1):
-      raise Unreadable("damaged: bytes follow its pickle")
+      raise Unreadable("damaged: there is data after its pickle")
     return tree
 
 
 def network_arrays(network: Any) -> dict[str, Tensor | np.ndarray]:
-  """The named tensors of a network: a module (`synthesis.b4.const`) or one of TensorFlow (`synthesis/4x4/Const/const`).
+  """The named tensors of a PyTorch module (`synthesis.b4.const`) or TensorFlow network (`synthesis/4x4/Const/const`).
 
   Raises:
-    Unreadable: it is neither.
+    Unreadable: `network` is neither.
   """
   if isinstance(network, Record) and isinstance(network.state, dict) and "variables" in network.state:
     return _tensorflow_arrays(network, "", 0)
@@ -51,7 +52,7 @@ def network_arrays(network: Any) -> dict[str, Tensor | np.ndarray]:
 
 
 def attribute(module: Any, path: str, name: str) -> Any:
-  """What a module's part at `path` ("b4.mbstd") keeps under a name; None where there is no such part."""
+  """The attribute `name` of the submodule at `path` ("b4.mbstd"); None if it does not exist."""
   for part in path.split("."):
     state = module.state if isinstance(module, Record) else None
     children = state.get("_modules") if isinstance(state, dict) else None
@@ -60,8 +61,8 @@ def attribute(module: Any, path: str, name: str) -> Any:
 
 
 class _Names:
-  """What stands for the names of one file. Tensors of one blob may be asked for once only: else few bytes fill any
-  memory."""
+  """Resolves the names in one file. The total size of its tensors is limited by the file's: otherwise a small file
+  could fill the memory by referring to the same bytes many times."""
 
   def __init__(self, size: int):
     self._left = size
@@ -80,7 +81,7 @@ class _Names:
 
   def _module(self, meta: Any) -> Record:
     if type(meta) is not dict or type(meta.get("state")) is not dict or type(meta.get("class_name")) is not str:
-      raise Unreadable("damaged: one of its modules has no state")
+      raise Unreadable("damaged: one of its modules has no valid state")
     return Record(Named("training.networks", printable(meta["class_name"])), state=meta["state"])
 
   def _storage(self, raw: Any) -> Storage:
@@ -89,7 +90,7 @@ class _Names:
       raise Unreadable("damaged: its tensors overlap")
     storage = read_stream(raw)
     if not isinstance(storage, Storage):
-      raise Unreadable("damaged: one of its tensors has no numbers")
+      raise Unreadable("damaged: one of its tensors has no data")
     return storage
 
 
@@ -104,23 +105,23 @@ def _tensorflow_arrays(network: Record, prefix: str, depth: int) -> dict[str, np
     found[prefix + entry[0]] = _array(entry[0], entry[1])
   for name, part in parts.items():
     if type(name) is not str or not isinstance(part, Record) or type(part.state) is not dict:
-      raise Unreadable("damaged: a part of a network is none")
+      raise Unreadable("damaged: a component of a network is not a network")
     found |= _tensorflow_arrays(part, f"{prefix}{name}/", depth + 1)
   return found
 
 
 def _array(name: str, value: Any) -> np.ndarray:
-  """A numpy array, or a number, as numpy pickles it."""
+  """A pickled numpy array or scalar."""
   if isinstance(value, Record) and value.kind.name == "_reconstruct":
     _, shape, dtype, fortran, raw = value.state
   elif isinstance(value, Record) and value.kind.name == "scalar":
     (dtype, raw), shape, fortran = value.arguments, (), False
   else:
-    raise Unreadable(f"damaged: {printable(name)} is no array")
+    raise Unreadable(f"damaged: {printable(name)} is not an array")
   kind = dtype.arguments[0] if isinstance(dtype, Record) and dtype.kind.name == "dtype" else None
   order = dtype.state[1] if kind in _KINDS else None
   if order not in ("<", ">") or type(raw) is not bytes or type(shape) is not tuple or fortran not in (False, True):
-    raise Unreadable(f"damaged: {printable(name)} is an array of an unknown kind")
+    raise Unreadable(f"damaged: {printable(name)} is an array of an unsupported type")
   if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) * np.dtype(kind).itemsize != len(raw):
     raise Unreadable(f"damaged: {printable(name)} has an impossible shape")
   return np.frombuffer(raw, np.dtype(order + kind)).reshape(shape, order="F" if fortran else "C")

@@ -1,9 +1,9 @@
-"""Pickles read as data: an interpreter of the format that imports nothing and calls nothing a file names.
+"""Pickles read as data: an interpreter of the format that never imports or calls what a file names.
 
-A pickle is a program for a stack machine, and Python's own machine imports and calls whatever the program says. This
-one knows the instructions that `torch.save` writes and no others. What a file names (a class, a function) becomes a
-`Named`, if the caller admits that name; what a file would have called becomes a `Record` of the name and its arguments,
-or the answer of a function that the caller has put in its place.
+A pickle is a program for a stack machine, and Python's own interpreter imports and calls whatever the program names.
+This one supports only the instructions that `torch.save` writes. A class or function named in a file becomes a `Named`,
+if the caller admits that name; a call becomes a `Record` of the name and its arguments, or the result of a function
+that the caller provides in its place.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import Any
 
 MOST_BYTES = 1 << 24
 MOST_INSTRUCTIONS = 1_000_000
-"""Far beyond any published checkpoint (thousands of instructions, tens of kilobytes). Memory is proportional to both:
-no instruction makes more than one small object, and what is shared stays shared."""
+"""Far above any published checkpoint (thousands of instructions, tens of kilobytes). Memory is proportional to both: no
+instruction creates more than one small object, and shared objects stay shared."""
 
 Maker = Callable[..., Any]
-"""Stands in for what a file would have called: the file's arguments -> a value."""
+"""A replacement for a function that a file would have called: the file's arguments -> a value."""
 
 
 class Unreadable(Exception):
-  """Why a file cannot be read, in one line. `torch_files.naming` puts the file's name in front."""
+  """The reason why a file cannot be read, in one line. `torch_files.naming` prepends the file's name."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Named:
-  """A class or function that a file named. It is never imported. `make` is what calling it gives; None: a `Record`."""
+  """A class or function named in a file, never imported. `make` replaces calls of it; None: calls become `Record`s."""
 
   module: str
   name: str
@@ -42,7 +42,7 @@ class Named:
 
 @dataclasses.dataclass(eq=False)
 class Record:
-  """What a call or an instance in a file amounts to: its name, its arguments and, for instances, their attributes."""
+  """A call or an instance in a file: its name, its arguments and, for instances, their attributes."""
 
   kind: Named
   arguments: tuple[Any, ...] = ()
@@ -50,7 +50,7 @@ class Record:
 
 
 def printable(text: str) -> str:
-  """One line of at most 120 characters that a terminal can show, whatever a file says."""
+  """`text` from a file as one printable line of at most 120 characters."""
   shown = "".join(letter if letter.isprintable() else "?" for letter in text[:121])
   return shown if len(shown) <= 120 else shown[:117] + "..."
 
@@ -58,22 +58,22 @@ def printable(text: str) -> str:
 def read_pickle(
   stream: io.BytesIO, find: Callable[[str, str], Named], find_persistent: Callable[[Any], Any] | None = None
 ) -> Any:
-  """The value of the pickle that starts at the stream's position; the stream then stands behind it.
+  """The value of the pickle at the stream's position, which moves to its end.
 
   Args:
-    find: (module, name) -> what stands for it; raises `Unreadable` for what is not admitted.
-    find_persistent: what stands for an object that the file keeps elsewhere.
+    find: (module, name) -> its replacement; raises `Unreadable` for names that are not admitted.
+    find_persistent: persistent id -> the object that the file stores elsewhere.
 
   Raises:
-    Unreadable: something is not admitted, or this is no pickle that torch writes.
+    Unreadable: a name is not admitted, or torch does not write such pickles.
     Exception: any other, if the bytes are damaged.
   """
   machine = _Machine(find, find_persistent)
   with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # damaged texts make the decoder wonder about backslashes
+    warnings.simplefilter("ignore")  # the decoder warns of invalid escapes in damaged strings
     for count, (instruction, argument, _) in enumerate(pickletools.genops(stream)):
       if count >= MOST_INSTRUCTIONS:
-        raise Unreadable(f"its pickle has more than {MOST_INSTRUCTIONS:,} instructions; no checkpoint needs so many")
+        raise Unreadable(f"its pickle has more than {MOST_INSTRUCTIONS:,} instructions, more than any checkpoint needs")
       machine.step(instruction.name, argument)
   (value,) = machine.stack
   return value
@@ -89,7 +89,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class _Machine:
-  """The stack, the marks on it and the memo; `step` does one instruction. Sets are lists here."""
+  """The stack, its marks and the memo; `step` executes one instruction. Sets are represented as lists."""
 
   def __init__(self, find: Callable[[str, str], Named], find_persistent: Callable[[Any], Any] | None):
     self.stack: list[Any] = []
@@ -125,7 +125,7 @@ class _Machine:
     elif name == "STACK_GLOBAL":
       attribute, module = self._pop(), self._pop()
       if not (isinstance(module, str) and isinstance(attribute, str)):
-        raise Unreadable("damaged: a name in its pickle is no text")
+        raise Unreadable("damaged: a name in its pickle is not a string")
       stack.append(self._find(module, attribute))
     elif name in ("REDUCE", "NEWOBJ"):
       arguments, kind = self._pop(), self._pop()
@@ -150,7 +150,7 @@ class _Machine:
       value, key = self._pop(), self._pop()
       _set_items(stack[-1], [key], [value])
     elif name not in ("PROTO", "FRAME", "STOP"):
-      raise Unreadable(f"refused: its pickle uses the instruction {name} as torch never does; nothing was executed")
+      raise Unreadable(f"refused: its pickle uses the instruction {name}, unlike torch's; nothing was executed")
 
   def _pop(self) -> Any:
     if self._marks and len(self.stack) <= self._marks[-1]:
@@ -166,28 +166,28 @@ class _Machine:
 
 def _as(kind: type, value: Any) -> Any:
   if type(value) is not kind:
-    raise Unreadable(f"damaged: its pickle adds items to what is no {kind.__name__}")
+    raise Unreadable(f"damaged: its pickle adds items to an object that is not a {kind.__name__}")
   return value
 
 
 def _call(kind: Any, arguments: Any) -> Any:
   if not isinstance(kind, Named) or type(arguments) is not tuple:
-    raise Unreadable("refused: its pickle calls what is no name; nothing was executed")
+    raise Unreadable("refused: its pickle calls an object that is not a name; nothing was executed")
   return Record(kind, arguments) if kind.make is None else kind.make(*arguments)
 
 
 def _build(target: Any, state: Any) -> None:
-  """Attributes of an instance. Those of an ordered dict (torch keeps version numbers there) are dropped."""
+  """Sets the attributes of an instance. Those of an ordered dict (torch's version numbers) are dropped."""
   if isinstance(target, Record):
     target.state = state
   elif type(target) is not dict:
-    raise Unreadable("refused: its pickle sets attributes of what is no instance; nothing was executed")
+    raise Unreadable("refused: its pickle sets attributes of an object that is not an instance; nothing was executed")
 
 
 def _set_items(target: Any, keys: list[Any], values: list[Any]) -> None:
   _as(dict, target)
   for key, value in zip(keys, values, strict=True):
-    # Only what hashes at once: nested tuples as keys would overflow the interpreter's own stack.
+    # Only keys with a constant-time hash: hashing deeply nested tuples would overflow the interpreter's stack.
     if not (key is None or type(key) in (str, int, float, bool, bytes)):
-      raise Unreadable("damaged: a dictionary in its pickle has a key that is no text or number")
+      raise Unreadable("damaged: a dictionary in its pickle has a key that is not a string or number")
     target[key] = value

@@ -1,8 +1,8 @@
-"""Generators of pi-GAN, GOF and ShadeGAN: one FiLM-SIREN whose sizes are read off the file.
+"""Generators of pi-GAN, GOF and ShadeGAN: one FiLM-SIREN with sizes inferred from the file.
 
 pi-GAN released whole pickled modules, GOF and ShadeGAN state dicts, and all three averages of the weights: lists
-without names, in the order of the generator's parameters. A GOF generator has the tensors of a pi-GAN one (its density
-is read as an occupancy), so nothing in the file can tell them apart: the caller's word decides.
+without names, in the order of the generator's parameters. GOF's generators have the same tensors as pi-GAN's (the
+density is interpreted as an occupancy), so that the file does not determine the method: the caller specifies it.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _OTHERS = {
   "fromRGB": "a discriminator; give the generator, or its average",
   "spatial_embeddings": "the variant with a grid of features, which no published model uses and which is not read",
 }
-"""Parts of names by which other networks are known."""
+"""Parts of tensor names that identify other networks."""
 
 _CONDITIONS = {3: (True, False), 4: (False, True), 7: (True, True)}
-"""Inputs of the colour layer beside the features: a direction is three numbers, a light four."""
+"""Inputs of the colour layer beside the features -> (view, light) conditioning; a direction has 3 values, a light 4."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What a file's tensors say of its generator. `surface_*` are 0 where there is no surface network (ShadeGAN)."""
+  """The sizes of a generator, inferred from a file's tensors. `surface_*` are 0 without ShadeGAN's surface network."""
 
   width: int
   depth: int
@@ -57,7 +57,7 @@ class Sizes:
 
   @property
   def code_size(self) -> int:
-    """Frequencies and phases together."""
+    """The number of frequencies and phases together."""
     return 2 * (self.depth + 1) * self.width
 
   @property
@@ -67,10 +67,10 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class Generator:
-  """A converted generator: parameters {"mapping", "field"[, "surface"]} and what else the file says.
+  """A converted generator: parameters {"mapping", "field"[, "surface"]} and other information from the file.
 
-  `step` is the number of updates (0: not in the file); `warp_scale` what points are multiplied by (None: not in the
-  file; only whole modules tell); `notes` are for the user.
+  `step` is the number of updates (0: not in the file); `warp_scale` the factor by which points are multiplied (None:
+  not in the file, only in whole modules); `notes` are messages for the user.
   """
 
   params: dict[str, Any]
@@ -81,12 +81,12 @@ class Generator:
 
 
 def read_generator(path: str | Path, *, method: Method, ema: str | Path | None = None) -> Generator:
-  """The generator in the file at `path`, with the weights of the average at `ema` if that is given.
+  """The generator in the file at `path`, with the averaged weights in the file at `ema`, if given.
 
-  `path` may be an average itself: the order of its tensors gives their names.
+  `path` may be an average itself: its tensors are then identified by their order.
 
   Raises:
-    UserError: a file cannot be read, holds something else, or is of another method.
+    UserError: a file cannot be read, contains something else, or is of another method.
   """
   tree = read_torch(path)
   with naming(path):
@@ -111,17 +111,17 @@ def read_generator(path: str | Path, *, method: Method, ema: str | Path | None =
     with naming(ema):
       shadow = _shadow(tree)
       if shadow is None:
-        raise Unreadable("holds no average; the file for --ema is the pickled ExponentialMovingAverage beside a model")
+        raise Unreadable("holds no average; --ema takes the pickled ExponentialMovingAverage next to a model")
       shadow, notes = _without_extra(shadow, method)
       if len(shadow) != len(slots):
-        raise Unreadable(f"averages {len(shadow)} tensors where --input has {len(slots)}; are they of one model?")
+        raise Unreadable(f"averages {len(shadow)} tensors where --input has {len(slots)}; are they of the same model?")
       params = layouts.fill(slots, {slot.name: tensor for slot, tensor in zip(slots, shadow, strict=True)})
       step = step or _count(tree, "num_updates")
   return Generator(params, sizes, step, warp_scale, notes)
 
 
 def generator_slots(sizes: Sizes) -> list[Slot]:
-  """Every tensor of a generator, in the order of torch's parameters."""
+  """The slots of all tensors of a generator, in the order of torch's parameters."""
   width = sizes.width
   slots: list[Slot] = []
   for i in range(sizes.depth):
@@ -142,7 +142,7 @@ def generator_slots(sizes: Sizes) -> list[Slot]:
 def surface_slots(
   code_size: int, width: int, blocks: int, *, prefix: str = "surfacenet.", path: str = "surface/"
 ) -> list[Slot]:
-  """The tensors of ShadeGAN's surface network, in the order of torch's parameters."""
+  """The slots of ShadeGAN's surface network, in the order of torch's parameters."""
   layer, w = f"{prefix}network", width
   slots = layouts.linear(f"{prefix}linear", f"{path}linear", code_size, w)
   slots += layouts.conv(f"{layer}.0", f"{path}conv_0", w + 2, w, 1, bias=False)
@@ -167,7 +167,7 @@ def sizes_of(shapes: Mapping[str, Shape]) -> Sizes:
   """The sizes of a generator from the shapes of its tensors.
 
   Raises:
-    Unreadable: the tensors that tell are missing or impossible; the others are left to `layouts.fill`.
+    Unreadable: a tensor that determines a size is missing or impossible; `layouts.fill` checks the others.
   """
 
   def size(name: str, axis: int, axes: int = 2) -> int:
@@ -187,7 +187,7 @@ def sizes_of(shapes: Mapping[str, Shape]) -> Sizes:
     surface_width = size("surfacenet.linear.weight", 0)
     surface_blocks = run(10, 1, "surfacenet.network.{}.conv1.weight")
     if surface_width % (8 * 2**surface_blocks) or surface_blocks < 1:
-      raise Unreadable(f"a surface network {surface_width} wide with {surface_blocks} blocks is none of ShadeGAN's")
+      raise Unreadable(f"ShadeGAN has no surface network of width {surface_width} with {surface_blocks} blocks")
   return Sizes(
     width=width,
     depth=run(0, 1, "siren.network.{}.layer.weight"),
@@ -201,7 +201,7 @@ def sizes_of(shapes: Mapping[str, Shape]) -> Sizes:
 
 
 def _names_in_order(shadow: Sequence[Tensor]) -> dict[str, Tensor]:
-  """Names for a list in the order of torch's parameters, read off the shapes of its landmarks."""
+  """Names of tensors listed in the order of torch's parameters; the sizes follow from characteristic shapes."""
   shapes = [tensor.shape for tensor in shadow]
   try:
     width = shapes[0][0]
@@ -225,35 +225,35 @@ def _shadow(tree: Any) -> list[Tensor] | None:
     return None
   shadow = attributes["shadow_params"]
   if not isinstance(shadow, list) or not all(isinstance(tensor, Tensor) for tensor in shadow):
-    raise Unreadable("damaged: its average is no list of tensors")
+    raise Unreadable("damaged: its average is not a list of tensors")
   return shadow
 
 
 def _without_extra(shadow: list[Tensor], method: Method) -> tuple[list[Tensor], tuple[str, ...]]:
-  """Early ShadeGAN averages begin with a tensor that is no weight of the generator."""
+  """Removes a first tensor that is not a weight of the generator, as in early ShadeGAN averages: (tensors, notes)."""
   shapes = [tensor.shape for tensor in shadow[:2]]
   first = [len(shape) == 2 and shape[1] == 3 for shape in shapes]
   if method == "shadegan" and first == [False, True]:
-    return shadow[1:], (f"left out the first averaged tensor, of shape {shapes[0]}, as the authors do",)
+    return shadow[1:], (f"the first averaged tensor, of shape {shapes[0]}, was left out, as in the authors' code",)
   return shadow, ()
 
 
 def _count(tree: Any, name: str) -> int:
-  """A number of steps among the attributes of a module or an average; 0 if it is not there."""
+  """A number of steps from the attributes of a module or an average; 0 if there is none."""
   attributes = tree.state if isinstance(tree, Record) else tree
   value = attributes.get(name) if isinstance(attributes, dict) else None
   return value if type(value) is int and 0 <= value < 2**31 else 0
 
 
 def _warp_scale(tree: Any) -> float | None:
-  """What a whole module multiplies points by: 1 without a box warp (pi-GAN's model of CARLA); None for other files."""
+  """The factor by which a whole module multiplies points, 1 without a box warp; None for other files."""
   if not isinstance(tree, Record) or not isinstance(tree.state, dict) or "_modules" not in tree.state:
     return None
   siren = tree.state["_modules"]["siren"]
   warp = siren.state["_modules"].get("gridwarper")
   scale = 1.0 if warp is None else warp.state["scale_factor"]
   if type(scale) is not float or not (math.isfinite(scale) and scale > 0):
-    raise Unreadable("damaged: its box warp multiplies points by what is no positive number")
+    raise Unreadable("damaged: the factor of its box warp is not a positive number")
   return scale
 
 
@@ -274,8 +274,8 @@ def _refuse_named(tensors: Mapping[str, Tensor]) -> None:
 def _check_method(sizes: Sizes, method: Method) -> None:
   extra = sizes.color_inputs - sizes.width
   if extra not in _CONDITIONS:
-    raise Unreadable(f"its colour layer has {extra} inputs beside the features; 3, 4 and 7 have a meaning")
+    raise Unreadable(f"its colour layer has {extra} inputs beside the features; expected 3, 4 or 7")
   if method != "shadegan" and (sizes.light_condition or sizes.surface_width):
-    raise Unreadable(f"its colour depends on the light, as in no {method} model; use --method=shadegan")
+    raise Unreadable(f"its colour depends on the light, unlike {method} models; use --method=shadegan")
   if method == "shadegan" and not sizes.light_condition:
     raise Unreadable("its colour does not depend on the light: a pi-GAN or GOF model; use --method=pigan or gof")

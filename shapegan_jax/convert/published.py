@@ -1,7 +1,7 @@
-"""Configs of converted generators: the published way to render them, as plain dictionaries that `methods` build.
+"""Configs of converted generators with the published rendering settings, as plain dictionaries for `methods`.
 
-The values are those of the presets in `configs/`, which are not part of the package; a test holds the two together.
-The single stage is the last of the authors' curriculum.
+The values are those of the presets in `configs/`, which are not part of the package; a test compares the two. The
+single stage is the last one of the authors' curriculum.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CAMERAS: dict[str, dict[str, Any]] = {
 
 
 class _Stage(NamedTuple):
-  """The last stage of a curriculum; the batch is that of all the authors' GPUs."""
+  """The last stage of a curriculum, with the total batch size over the authors' GPUs."""
 
   resolution: int
   batch_size: int
@@ -57,7 +57,7 @@ _STAGES: dict[str, dict[str, _Stage]] = {
     "cats": _Stage(64, 128, 20, 6e-5, 2e-4),
   },
 }
-"""The first set of a method is its default."""
+"""The first data set of each method is its default."""
 
 _SURFACES = {
   "bfm": {"fine": 3, "half_width": (0.12, 0.02), "rate": 3e-5},
@@ -69,10 +69,10 @@ _REGULARISERS = {
   "celeba": {"opacity": 0.05, "opacity_rate": 5e-6, "normal": 0.05, "neighbour": 1e-2},
   "cats": {"opacity": 0.05, "opacity_rate": 1e-5, "normal": 0.05, "neighbour": 1e-2},
 }
-"""GOF's: where it looks for the surface, and what kept it one."""
+"""GOF's settings: the region around the surface, and the regularisers."""
 
 _TRACKED_WIDTH = {(False, "celeba"): 0.06491, (True, "celeba"): 0.06423}
-"""Total width of ShadeGAN's window as released, by (view conditioned, set)."""
+"""The total width of ShadeGAN's sampling window as released, by (view conditioning, data set)."""
 
 _LIGHTS = {
   "prior": "gaussian",
@@ -80,23 +80,24 @@ _LIGHTS = {
   "covariance": ((0.04, 0.0, 0.0, 0.0), (0.0, 0.04, 0.0, 0.0), (0.0, 0.0, 0.25, 0.0), (0.0, 0.0, 0.0, 0.09)),
   "ramp": (5000, 7000),
 }
-"""The mean is that of the authors' render script; their fitted priors are files beside the weights (see configs)."""
+"""The mean is from the authors' render script; their fitted priors are files next to the weights (see configs)."""
 
 
 def siren_config(generator: Generator, *, method: Method, dataset: Dataset | None = None) -> dict[str, Any]:
   """A complete config for a generator of pi-GAN, GOF or ShadeGAN that was trained on `dataset`.
 
-  `dataset=None` is celeba (GOF: bfm), or carla for a module without a box warp. Volume, poses, samples and the surface
-  window are the authors' for that set; samples are those of training, which their scripts for pictures double.
+  `dataset=None` means celeba (GOF: bfm), or carla for a module without a box warp. Volume, poses, samples and the
+  surface window are the authors' for that data set; samples are those of training, which their rendering scripts
+  double.
 
   Raises:
-    UserError: the authors trained no such model.
+    UserError: the authors published no such model.
   """
   stages = _STAGES[method]
   if dataset is None:
     dataset = "carla" if generator.warp_scale == 1.0 and "carla" in stages else next(iter(stages))
   if dataset not in stages:
-    raise UserError(f"--dataset={dataset}: no {method} model of it was published; choose one of {', '.join(stages)}")
+    raise UserError(f"--dataset={dataset}: no {method} model was published for it; choose one of {', '.join(stages)}")
   sizes, stage = generator.sizes, stages[dataset]
   warp_scale = generator.warp_scale or (1.0 if dataset == "carla" else 2 / 0.24)
   config = {
@@ -111,7 +112,7 @@ def siren_config(generator: Generator, *, method: Method, dataset: Dataset | Non
       "frequency_shift": 30.0,
       "warp_scale": warp_scale,
       "init_constant": 25.0,
-      "sine": "exact",  # weights trained with the exact sine; the fast one is for training from the start
+      "sine": "exact",  # these weights were trained with the exact sine
       "compute_dtype": "float32",
       "sphere_start": {},
     },
@@ -162,7 +163,7 @@ def _discriminator(method: Method, dataset: Dataset, resolution: int) -> dict[st
 
 
 def _tracking(generator: Generator, dataset: Dataset) -> dict[str, Any]:
-  """Rendering by the surface network where the file has one, in the window that its training ended with."""
+  """Rendering with the surface network, if the file has one, in the sampling window at the end of its training."""
   sizes = generator.sizes
   if not sizes.surface_width:
     return {"enabled": False}

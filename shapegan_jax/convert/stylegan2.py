@@ -1,7 +1,7 @@
-"""Published StyleGAN2: three layouts of the same networks, whose sizes are read off the tensors.
+"""Published StyleGAN2: three layouts of the same networks, with sizes inferred from the tensors.
 
-`.pt` of the public PyTorch code ("rosinality", with which GAN2Shape's authors worked), `.pkl` of NVIDIA's PyTorch code,
-`.pkl` of NVIDIA's TensorFlow code. All keep weights as normal draws that are scaled when they are used, as we do.
+`.pt` of the public PyTorch code ("rosinality", used by GAN2Shape's authors), `.pkl` of NVIDIA's PyTorch code, and
+`.pkl` of NVIDIA's TensorFlow code. All store unscaled weights with equalised learning rates, as this package does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shapegan_jax.convert.torch_values import Tensor, tensors_of
 
 Tensors = Mapping[str, Tensor | np.ndarray]
 _TORCH_STREAM = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How a file of torch's old format begins."""
+"""The first bytes of a file in torch's old format."""
 _MEAN_SAMPLES = 4096
 
 
@@ -38,10 +38,10 @@ class Gan:
 
 
 def read_gan(path: str | Path) -> Gan:
-  """The generator (its average, where there is one) and the discriminator (where there is one) in the file at `path`.
+  """The generator (averaged, if there is an average) and the discriminator (if there is one) in the file at `path`.
 
   Raises:
-    UserError: the file cannot be read, or holds something else.
+    UserError: the file cannot be read, or contains something else.
   """
   path = Path(path)
   if _is_nvidia(path):
@@ -54,10 +54,10 @@ def read_gan(path: str | Path) -> Gan:
 
 
 def _is_nvidia(path: Path) -> bool:
-  """Whether it begins as a pickle, but not as a file of torch's old format."""
+  """Whether the file is a pickle, but not one in torch's old format."""
   with naming(path):
     if not path.is_file():
-      return False  # for `read_torch` to say so
+      return False  # `read_torch` reports it
     with path.open("rb") as file:
       start = file.read(len(_TORCH_STREAM))
     return start[:1] == _TORCH_STREAM[:1] and start != _TORCH_STREAM
@@ -67,7 +67,7 @@ def _from_rosinality(tree: Any) -> Gan:
   parts = tree if isinstance(tree, dict) else {}
   notes, discriminator = [], None
   if "g_ema" not in parts and "g" in parts:
-    notes.append("the file holds no average; the weights are those of training")
+    notes.append("the file holds no average; the raw training weights are used")
   weights = parts.get("g_ema", parts.get("g", tree))
   mean = parts.get("latent_avg")
   if "d" in parts:
@@ -87,7 +87,7 @@ def _from_nvidia(tree: Any) -> Gan:
     raise Unreadable("neither a dictionary nor three networks; is it a file of StyleGAN2?")
   tensors = network_arrays(generator)
   if any(name.startswith(("mapping.embed", "mapping/LabelConcat")) for name in tensors):
-    raise Unreadable("a generator that is told a class, which is not supported; choose one without labels")
+    raise Unreadable("a class-conditional generator, which is not supported; choose one without labels")
   found = discriminator and _discriminator(
     names,
     network_arrays(discriminator),
@@ -99,7 +99,7 @@ def _from_nvidia(tree: Any) -> Gan:
 
 
 def _number(value: Any) -> int:
-  """0 for None and for what is no whole number."""
+  """A positive integer, or 0 if `value` is not one (such as None)."""
   return int(value) if type(value) in (int, float) and 0 < value < 2**20 and value == int(value) else 0
 
 
@@ -116,7 +116,7 @@ def _gan(
   sizes = _generator_sizes(names, tensors)
   params = _filled(names, names.generator(sizes), tensors)
   if mean is None:
-    notes.append(f"the file holds no mean style; it was taken of {_MEAN_SAMPLES:,} latents")
+    notes.append(f"the file holds no mean style; it was computed from {_MEAN_SAMPLES:,} latents")
     params["w_mean"] = _mean_style(params["mapping"], sizes)
   else:
     slot = Slot("latent_avg", (sizes.latent,), "w_mean", "vector")
@@ -128,7 +128,7 @@ def _gan(
   else:
     params["discriminator"], section = discriminator
     if len(section["channels"]) != len(sizes.channels):
-      raise Unreadable("its generator and its discriminator are for pictures of different sizes")
+      raise Unreadable("its generator and its discriminator are for images of different sizes")
   config = {
     "method": "stylegan2",
     "mapping": {"size": sizes.latent, "layers": sizes.layers, "rate": 0.01},
@@ -147,12 +147,12 @@ def _discriminator(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """(parameters, config section) of a discriminator."""
   shapes = {name: tensor.shape for name, tensor in tensors.items()}
-  axis = 3 if names is TENSORFLOW else 0  # of a kernel: its outputs
+  axis = 3 if names is TENSORFLOW else 0  # output channels of a kernel
   levels = next(n for n in itertools.count(1) if names.block[2].format(r=4 * 2**n, q=n) not in shapes)
   kernels = [names.block[2].format(r=4 * 2 ** (levels - b), q=b) for b in range(1, levels)]
   entrance = names.entrance[0].format(R=4 * 2 ** (levels - 1))
   if levels < 2 or any(len(shapes.get(name, ())) != 4 for name in (entrance, *kernels)):
-    raise Unreadable("its discriminator lacks the blocks of StyleGAN2's; is it of another variant?")
+    raise Unreadable("its discriminator lacks the blocks of StyleGAN2; is it another variant?")
   channels = [shapes[entrance][axis], *(shapes[name][axis] for name in kernels)]
   sizes = Sizes(tuple(channels[::-1]))
   section = {"channels": sizes.channels, "group": group, "clamp": float(clamp), "exported": True}
@@ -168,13 +168,13 @@ def _generator_sizes(names: Names, tensors: Tensors) -> Sizes:
     rgbs.append(following)
   if not layers or len(rgbs) < 2 or any(len(shapes.get(name, ())) < 4 for name in rgbs):
     missing = names.linear[0].format(k=0, k1=1) if not layers else rgbs[0] if rgbs[0] not in shapes else following
-    raise Unreadable(f"lacks the tensor {missing}; is it a generator of StyleGAN2?")
+    raise Unreadable(f"lacks the tensor {missing}; is it a StyleGAN2 generator?")
   latent = shapes[names.linear[0].format(k=0, k1=1)][-1]
   return Sizes(tuple(shapes[name][names.rgb_axis] for name in rgbs), latent, layers)
 
 
 def _filled(names: Names, entries: Iterable[Entry], tensors: Tensors) -> dict[str, Any]:
-  """Nested parameters, every entry filled and nothing left over but constants."""
+  """Nested parameters; every entry must be filled, and every tensor used except constants."""
   entries = {entry.name: entry for entry in entries}
   turned: dict[str, Any] = {}
   for name, tensor in tensors.items():
@@ -187,7 +187,7 @@ def _filled(names: Names, entries: Iterable[Entry], tensors: Tensors) -> dict[st
         turned[name] = entries[name].turn(values)
       except (ValueError, IndexError) as error:
         shape = printable(str(values.shape))
-        raise Unreadable(f"{name} has the shape {shape}, which does not fit; is it of another variant?") from error
+        raise Unreadable(f"{name} has the shape {shape}, which does not fit; is it another variant?") from error
   return layouts.fill([Slot(e.name, e.shape, e.path, "vector") for e in entries.values()], turned)
 
 

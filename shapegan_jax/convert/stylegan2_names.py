@@ -1,7 +1,7 @@
-"""How three code bases name and lay out the tensors of StyleGAN2.
+"""The names and layouts of StyleGAN2's tensors in three code bases.
 
-Names are templates: `{i}` counts sizes from 0 (4 pixels), `{r}` is the size in pixels and `{R}` the largest, `{up}` and
-`{conv}` count convolutions after the first size, `{j}` sizes after the first, `{q}` blocks of the discriminator from 1,
+Names are templates: `{r}` is a resolution in pixels and `{R}` the largest one, `{up}` and `{conv}` number the
+convolutions after the first resolution, `{j}` the resolutions after the first, `{q}` the discriminator's blocks from 1,
 `{k}` layers from 0 and `{k1}` from 1, `{n}` noise maps.
 """
 
@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 Turn = Callable[[np.ndarray], np.ndarray]
-_PIXELS = 16  # of the smallest size
+_PIXELS = 16  # at the smallest resolution, 4 x 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """A tensor: its name in the file, its path (`a/b/c`) and shape in our tree, and how the file's becomes ours."""
+  """A tensor: its name in the file, its path (`a/b/c`) and shape in our tree, and the conversion between the two."""
 
   name: str
   path: str
@@ -28,7 +28,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What tensors say of a network: channels at 4, 8, ... pixels; a generator's latents and mapping layers."""
+  """The sizes of a network: channels at 4, 8, ... pixels; for generators also latent length and mapping layers."""
 
   channels: tuple[int, ...]
   latent: int = 0
@@ -48,14 +48,14 @@ def _torch_up(array: np.ndarray) -> np.ndarray:
 
 
 def _torch_hidden(array: np.ndarray) -> np.ndarray:
-  """Features flattened as channel, row, column become row, column, channel."""
+  """Reorders flattened features from (channel, row, column) to (row, column, channel)."""
   out = array.shape[0]
   return array.reshape(out, -1, 4, 4).transpose(2, 3, 1, 0).reshape(-1, out)
 
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-  """One code base. `style` and `rgb` parts: kernel, style's kernel and bias, (noise strength,) bias."""
+  """The names in one code base. `style_parts`, `rgb_parts`: kernel, style kernel and bias, (noise strength,) bias."""
 
   linear: tuple[str, str]
   const: str
@@ -66,15 +66,15 @@ class Names:
   rgb: str
   style_parts: tuple[str, str, str, str, str]
   rgb_parts: tuple[str, str, str, str]
-  noise: tuple[str, str]  # of doubling convolutions, of the others
+  noise: tuple[str, str]  # noise maps of the upsampling convolutions, and of the others
   entrance: tuple[str, str]
   block: tuple[str, str, str, str, str]  # two convolutions, skip path
   tail: tuple[str, str]
   hidden: tuple[str, str]
   logit: tuple[str, str]
-  constants: tuple[str, ...] = ()  # endings of names that carry nothing
-  mean: str = ""  # of styles, where it is beside the other tensors
-  rgb_axis: int = -3  # of a picture layer's kernel: its inputs
+  constants: tuple[str, ...] = ()  # endings of the names of constants, which are ignored
+  mean: str = ""  # the mean style, where it is among the other tensors
+  rgb_axis: int = -3  # input channels of an RGB layer's kernel
   turn_linear: Turn = np.transpose
   turn_conv: Turn = _torch_conv
   turn_up: Turn = _torch_up
@@ -82,7 +82,7 @@ class Names:
   turn_style_bias: Turn = _flat
 
   def generator(self, sizes: Sizes) -> Iterator[Entry]:
-    """Everything in a generator but the mean style."""
+    """The tensors of a generator except the mean style."""
     d, channels = sizes.latent, sizes.channels
     for k in range(sizes.layers):
       weight, bias = (name.format(k=k, k1=k + 1) for name in self.linear)
@@ -108,7 +108,7 @@ class Names:
       yield Entry(last, f"{path}/bias", (3,), _flat)
 
   def discriminator(self, sizes: Sizes) -> Iterator[Entry]:
-    """Everything in a discriminator."""
+    """The tensors of a discriminator."""
     channels, levels = sizes.channels, len(sizes.channels)
     first, last = channels[0], channels[-1]
     yield from self._conv(self.entrance, "entrance", (1, 1, 3, last), {"R": 4 * 2 ** (levels - 1)})

@@ -1,7 +1,7 @@
-"""Files that `torch.save` wrote, read without torch and without running anything in them.
+"""Files written by `torch.save`, read without torch and without executing anything in them.
 
-Both formats are read: the zip archive of torch 1.6 and later (`<root>/data.pkl`, a member `<root>/data/<key>` for each
-storage) and the stream before it (four pickles and a list of keys, then every storage as its count and its numbers).
+Both formats are supported: the zip archive of torch 1.6 and later (`<root>/data.pkl`, one member `<root>/data/<key>`
+per storage) and the older stream (four pickles and a list of keys, then the count and the values of every storage).
 """
 
 from __future__ import annotations
@@ -27,42 +27,43 @@ _PROTOCOL = 1001
 
 
 def read_torch(path: str | Path) -> Any:
-  """What a file holds: dicts, lists, tuples, numbers, texts, `Tensor`s, and `Record`s of other instances.
+  """The contents of a file: dicts, lists, tuples, numbers, strings, `Tensor`s, and `Record`s of other instances.
 
   Raises:
-    UserError: the file is missing, damaged, or asks for anything that is not admitted. Nothing of it is ever executed.
+    UserError: the file is missing, damaged, or refers to a name that is not admitted. None of it is ever executed.
   """
   path = Path(path)
   with naming(path):
     if path.is_dir():
-      raise Unreadable("is a folder; give a checkpoint that torch.save wrote")
+      raise Unreadable("is a folder; give a checkpoint written by torch.save")
     if not path.is_file():
-      raise Unreadable("no such file; give a checkpoint that torch.save wrote")
+      raise Unreadable("no such file; give a checkpoint written by torch.save")
     with path.open("rb") as file:
       size = os.fstat(file.fileno()).st_size
       if size > MOST_FILE_BYTES:
-        raise Unreadable(f"{size:,} bytes are more than any checkpoint of these methods has")
+        raise Unreadable(f"with {size:,} bytes it is larger than any checkpoint of these methods")
       start = file.read(4)
       file.seek(0)
       if start == b"PK\x03\x04":
         return _read_zip(file, size)
       if start[:1] == b"\x80":
         return _read_stream(file, size)
-      raise Unreadable("not a file that torch.save wrote (neither a zip archive nor a pickle); check the download")
+      raise Unreadable("not written by torch.save (neither a zip archive nor a pickle); check the download")
 
 
 def read_stream(raw: bytes) -> Any:
-  """What the bytes of a file before torch 1.6 hold; pickles of tensors have such bytes inside.
+  """The contents of a file in the format before torch 1.6, from its bytes; such bytes are also in pickles of tensors.
 
   Raises:
-    Unreadable, or any other exception if they are damaged.
+    Unreadable: a name is not admitted, or torch does not write such files.
+    Exception: any other, if the bytes are damaged.
   """
   return _read_stream(io.BytesIO(raw), len(raw))
 
 
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-  """Turns whatever reading the file at `path` can raise into a UserError of one line that names it."""
+  """Turns every exception from reading the file at `path` into a UserError with one line that names the file."""
   try:
     yield
   except UserError:
@@ -72,11 +73,11 @@ def naming(path: str | Path) -> Iterator[None]:
   except OSError as error:
     raise UserError(f"{path}: cannot be read ({error.strerror or printable(str(error))}); check the path") from error
   except Exception as error:
-    # Hostile bytes can make the parsers raise nearly anything, MemoryError and RecursionError among it.
-    tells = isinstance(error, zipfile.BadZipFile | NotImplementedError | ValueError | EOFError | MemoryError)
-    words = (str(error).strip() or type(error).__name__) if tells else "its parts do not fit together"
+    # Malicious bytes can make the parsers raise nearly anything, including MemoryError and RecursionError.
+    helpful = isinstance(error, zipfile.BadZipFile | NotImplementedError | ValueError | EOFError | MemoryError)
+    words = (str(error).strip() or type(error).__name__) if helpful else "its contents are inconsistent"
     reason = printable(words.splitlines()[0])
-    raise UserError(f"{path}: damaged, or not a file that torch.save wrote ({reason}); download it again") from error
+    raise UserError(f"{path}: damaged, or not written by torch.save ({reason}); download it again") from error
 
 
 def _read_zip(file: IO[bytes], size: int) -> Any:
@@ -93,7 +94,7 @@ def _read_zip(file: IO[bytes], size: int) -> Any:
       _drain(archive, member)
     roots = [name.removesuffix("/data.pkl") for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(roots) != 1:
-      raise Unreadable("a zip archive without data.pkl: not a file that torch.save wrote")
+      raise Unreadable("a zip archive without data.pkl: not written by torch.save")
     if f"{roots[0]}/constants.pkl" in members:
       raise Unreadable("a TorchScript archive: compiled code, not a checkpoint; look for the state dict")
 
@@ -107,19 +108,19 @@ def _read_zip(file: IO[bytes], size: int) -> Any:
       raise Unreadable("its pickle is larger than any checkpoint's")
     order = read("byteorder").strip() if f"{roots[0]}/byteorder" in members else b"little"
     if order not in (b"little", b"big"):
-      raise Unreadable("damaged: it names an unknown byte order")
+      raise Unreadable("damaged: it has an unknown byte order")
     storages = Storages()
     tree = _whole_pickle(read("data.pkl"), storages)
     for storage in storages.by_key.values():
       raw = read(f"data/{storage.key}")
       if len(raw) != storage.count * storage.item_bytes:
-        raise Unreadable(f"damaged: storage {printable(storage.key)} has {len(raw)} bytes for {storage.count} numbers")
+        raise Unreadable(f"damaged: storage {printable(storage.key)} has {len(raw)} bytes for {storage.count} values")
       fill(storage, raw, "<" if order == b"little" else ">")
   return tree
 
 
 def _open_zip(file: IO[bytes], size: int) -> zipfile.ZipFile:
-  """The archive, once its end is in place and its directory is of a size that can be read."""
+  """The archive, after checking that its end record is present and its directory is of a reasonable size."""
   file.seek(max(0, size - 22))
   end = file.read(22)
   if len(end) != 22 or end[:4] != b"PK\x05\x06":
@@ -131,7 +132,7 @@ def _open_zip(file: IO[bytes], size: int) -> zipfile.ZipFile:
 
 
 def _drain(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-  """Reads a member to its end in pieces, where its checksum is compared."""
+  """Reads a member in chunks to its end, where zipfile compares the checksum."""
   with archive.open(member) as stream:
     while stream.read(1 << 20):
       pass
@@ -141,14 +142,14 @@ def _whole_pickle(raw: bytes, storages: Storages) -> Any:
   stream = io.BytesIO(raw)
   tree = read_pickle(stream, find_named, storages.find)
   if stream.read(1):
-    raise Unreadable("damaged: bytes follow its pickle")
+    raise Unreadable("damaged: there is data after its pickle")
   return tree
 
 
 def _read_stream(file: IO[bytes] | io.BytesIO, size: int) -> Any:
   stream = io.BytesIO(file.read(MOST_BYTES))
   if read_pickle(stream, find_named) != _MAGIC:
-    raise Unreadable("a pickle, but not one that torch.save wrote")
+    raise Unreadable("a pickle, but not written by torch.save")
   if read_pickle(stream, find_named) != _PROTOCOL:
     raise Unreadable("damaged: an unknown version of torch's format")
   system = read_pickle(stream, find_named)
@@ -159,7 +160,7 @@ def _read_stream(file: IO[bytes] | io.BytesIO, size: int) -> Any:
   tree = read_pickle(stream, find_named, storages.find)
   keys = read_pickle(stream, find_named)
   if type(keys) is not list or any(type(key) is not str for key in keys) or sorted(keys) != sorted(storages.by_key):
-    raise Unreadable("damaged: its list of storages does not fit its tensors")
+    raise Unreadable("damaged: its list of storages does not match its tensors")
   file.seek(stream.tell())
   left = size - stream.tell()
   for key in keys:
@@ -167,10 +168,10 @@ def _read_stream(file: IO[bytes] | io.BytesIO, size: int) -> Any:
     length = storage.count * storage.item_bytes
     left -= 8 + length
     if left < 0:
-      raise Unreadable("truncated: numbers are missing at its end; download it again")
+      raise Unreadable("truncated: data is missing at its end; download it again")
     if struct.unpack(f"{order}q", file.read(8))[0] != storage.count:
       raise Unreadable(f"damaged: storage {printable(key)} does not have the size its tensors expect")
     fill(storage, file.read(length), order)
   if left:
-    raise Unreadable("damaged: bytes follow its last tensor")
+    raise Unreadable("damaged: there is data after its last tensor")
   return tree

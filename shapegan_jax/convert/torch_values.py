@@ -1,6 +1,6 @@
-"""What torch's pickles mean: storages, tensors as views of them, state dicts and whole modules.
+"""The objects in torch's pickles: storages, tensors as views of them, state dicts and whole modules.
 
-Every name that a checkpoint may mention is admitted here, and none is ever imported.
+This is also the list of all names that a checkpoint may contain; none of them is ever imported.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _INERT = {
   ("numpy", "dtype"),
 }
 _INERT_MODULES = ("generators.", "siren.", "discriminators.", "torch.nn.modules.", "torch.nn.backends.", "torch_ema.")
-"""What may stand in a checkpoint without meaning: classes of the methods' own code and of torch's layers among them."""
+"""Names that are admitted but ignored, such as the classes of the methods' own code and of torch's layers."""
 
 
 @dataclasses.dataclass(eq=False)
 class Storage:
-  """Numbers in a row. `kind` is numpy's name of their type, or bfloat16; `values` is filled when the file is read."""
+  """A flat array. `kind` is numpy's name of its type, or bfloat16; `values` is set when the data is read."""
 
   key: str
   kind: str
@@ -53,7 +53,7 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tensor:
-  """A view of a storage. Offset and strides count elements; they were checked to stay inside."""
+  """A view of a storage. Offset and strides are in elements and were checked to stay inside the storage."""
 
   storage: Storage
   offset: int
@@ -61,14 +61,14 @@ class Tensor:
   strides: tuple[int, ...]
 
   def array(self) -> np.ndarray:
-    """The numbers, as a read-only view where numpy has their type (bfloat16 becomes float32)."""
+    """The values as a read-only array; a view, except that bfloat16 becomes float32."""
     values = self.storage.values[self.offset :]
     strides = tuple(stride * values.itemsize for stride in self.strides)
     return np.lib.stride_tricks.as_strided(values, self.shape, strides, writeable=False)
 
 
 class Storages:
-  """The storages that a pickle refers to, by key."""
+  """The storages to which a pickle refers, by key."""
 
   def __init__(self):
     self.by_key: dict[str, Storage] = {}
@@ -76,9 +76,9 @@ class Storages:
   def find(self, reference: Any) -> Any:
     """("storage", type, key, location, count[, view]) -> Storage; ("module", class, file, source) -> class."""
     if type(reference) is tuple and len(reference) == 4 and reference[0] == "module":
-      return reference[1]  # the source text beside it is not looked at
+      return reference[1]  # the source code next to it is ignored
     if type(reference) is not tuple or len(reference) not in (5, 6) or reference[0] != "storage":
-      raise Unreadable("damaged: its pickle refers to what is no storage")
+      raise Unreadable("damaged: its pickle refers to something that is not a storage")
     _, kind, key, _, count, *view = reference
     if not isinstance(kind, Named) or kind.name not in _STORAGES or type(key) is not str or type(count) is not int:
       raise Unreadable("damaged: a storage without type, key or size")
@@ -86,12 +86,12 @@ class Storages:
     if storage.kind != _STORAGES[kind.name] or storage.count != count or not 0 <= count <= MOST_NUMBERS:
       raise Unreadable(f"damaged: storage {printable(key)} has an impossible size, or two types or sizes")
     if any(view):
-      raise Unreadable("holds views of storages, as only torch before 0.4 wrote; save it again with a newer torch")
+      raise Unreadable("has views of storages, as written by torch before 0.4; save it again with a newer torch")
     return storage
 
 
 def fill(storage: Storage, raw: bytes, order: str) -> None:
-  """Numbers from bytes; `order` is "<" or ">"."""
+  """Sets the values of a storage from bytes; the byte order `order` is "<" or ">"."""
   if storage.kind == "bfloat16":
     storage.values = (np.frombuffer(raw, f"{order}u2").astype(np.uint32) << 16).view(np.float32)
   else:
@@ -102,7 +102,7 @@ def tensors_of(tree: Any) -> dict[str, Tensor]:
   """The named tensors of a state dict, or of a whole pickled module (its parameters and buffers, in torch's order).
 
   Raises:
-    Unreadable: it is neither.
+    Unreadable: `tree` is neither.
   """
   if isinstance(tree, dict):
     found = dict(_state_dict(tree))
@@ -124,13 +124,13 @@ def _state_dict(tree: dict[Any, Any]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _module(tree: Record) -> Iterator[tuple[str, Tensor]]:
-  # A module may stand in many places of the tree, so what is counted is visits.
+  # The same module may occur many times in the tree, so visits are counted.
   waiting, visits = [("", tree, 0)], 0
   while waiting:
     prefix, module, depth = waiting.pop()
     visits += 1
     if depth > _MOST_DEPTH or visits > _MOST_MODULES:
-      raise Unreadable("damaged: its modules are nested too deeply, or too many")
+      raise Unreadable("damaged: it has too many modules, or they are nested too deeply")
     state = _expect(dict, module.state)
     for group in ("_parameters", "_buffers"):
       for name, value in _children(state, group):
@@ -143,13 +143,13 @@ def _children(state: dict[Any, Any], group: str) -> Iterator[tuple[str, Any]]:
   for name, value in _expect(dict, state.get(group, {})).items():
     if len(_expect(str, name)) > _LONGEST_NAME:
       raise Unreadable(f"damaged: a name in one of its modules has {len(name)} letters")
-    if value is not None:  # torch's mark of what a layer has not, such as a bias
+    if value is not None:  # torch stores None for absent parameters, such as a bias
       yield name, value
 
 
 def _expect(kind: type, value: Any) -> Any:
   if not isinstance(value, kind):
-    raise Unreadable(f"damaged: {_described(value)} stands in a module where a {kind.__name__} belongs")
+    raise Unreadable(f"damaged: a module has {_described(value)} where a {kind.__name__} is expected")
   return value
 
 
@@ -158,7 +158,7 @@ def _described(value: Any) -> str:
 
 
 def find_named(module: str, name: str) -> Named:
-  """What stands for a name of the file; what is not admitted is refused by its name."""
+  """The replacement of a name in a file; raises `Unreadable` with the name if it is not admitted."""
   if module == "collections" and name == "OrderedDict":
     return Named(module, name, lambda: {})
   if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
@@ -171,13 +171,13 @@ def find_named(module: str, name: str) -> Named:
   if storage or (module, name) in _INERT or (module.startswith(_INERT_MODULES) and name.isidentifier()):
     return Named(module, name)
   raise Unreadable(
-    f"refused: it asks for {printable(f'{module}.{name}')}, which no checkpoint of these methods needs; "
+    f"refused: it refers to {printable(f'{module}.{name}')}, which no checkpoint of these methods needs; "
     "nothing was executed"
   )
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *unused: Any) -> Tensor:
-  """A checked view; the arguments are those of torch's `_rebuild_tensor_v2`."""
+  """A checked view of a storage; the arguments are those of torch's `_rebuild_tensor_v2`."""
   if not isinstance(storage, Storage) or type(shape) is not tuple or type(strides) is not tuple:
     raise Unreadable("damaged: a tensor without storage, shape or strides")
   numbers = (offset, *shape[: _MOST_AXES + 1], *strides[: _MOST_AXES + 1])
@@ -186,5 +186,5 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *unused: Any) -
   elements = math.prod(shape)
   last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
   if elements > storage.count or offset > storage.count or (elements and last >= storage.count):
-    raise Unreadable(f"damaged: a tensor of shape {printable(str(shape))} reaches outside its {storage.count} numbers")
+    raise Unreadable(f"damaged: a tensor of shape {printable(str(shape))} exceeds its {storage.count} stored values")
   return Tensor(storage, offset, shape, strides)

@@ -55,7 +55,7 @@ def test_files_are_read_or_refused_by_name(tmp_path):
     "few.npz": "lacks the tensor Conv2d_1a_3x3.bn.weight",
     "few.pth": "lacks the tensor Conv2d_1a_3x3.bn.weight",
     "text.npz": "cannot be read as .npz",
-    "text.pth": "not a file that torch.save wrote",
+    "text.pth": "not written by torch.save",
     "missing.npz": "cannot be read as .npz",
     "missing.pth": "no such file",
   }.items():

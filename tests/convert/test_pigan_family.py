@@ -179,7 +179,7 @@ def damaged(tensors, name: str):
   if name == "integers":
     return tensors | {head: np.zeros((1, 4), np.int64)}, "type int64"
   if name == "nan":
-    return tensors | {head: np.full((1, 4), np.nan, np.float32)}, "final_layer.weight holds numbers that are not finite"
+    return tensors | {head: np.full((1, 4), np.nan, np.float32)}, "final_layer.weight has values that are not finite"
   if name == "overflow":
     return tensors | {head: np.full((1, 4), 1e300)}, "not finite"
   if name == "graf":
@@ -225,7 +225,7 @@ def test_the_wrong_method_or_average_is_named(rng, tensors, tmp_path):
     ([np.zeros(7, np.float32), *values], "averages 17 tensors"),
     ([*values[:1], values[0], *values[2:]], "has shape"),
     ([*values[:-1], np.full_like(values[-1], np.inf)], "not finite"),
-    ([*values[:-1], 3], "no list of tensors"),
+    ([*values[:-1], 3], "not a list of tensors"),
   ):
     ema = write(tmp_path / "ema", average(shadow))
     with pytest.raises(UserError, match=words) as info:
@@ -251,7 +251,7 @@ def test_other_objects_are_named(tmp_path):
     (Call(Global("siren.siren", "Siren"), new=True), "an instance of siren.siren.Siren"),
     ([1, 2], "a list"),
     ({"epoch": 3}, "epoch: a int"),
-    (Call(Global("torch_ema.ema", "ExponentialMovingAverage"), state={"shadow_params": 3}, new=True), "no list"),
+    (Call(Global("torch_ema.ema", "ExponentialMovingAverage"), state={"shadow_params": 3}, new=True), "not a list"),
     (average([]), "0 averaged tensors"),
   ):
     with pytest.raises(UserError, match=words):

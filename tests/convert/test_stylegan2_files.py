@@ -343,11 +343,11 @@ def test_what_is_no_stylegan2_is_refused_in_one_line(rosinality, homes, tmp_path
     assert "\n" not in str(info.value)
   generator, discriminator = as_nvidia(g, d, mean)
   for raw, words in (
-    (nvidia_pickle(homes, generator | {"mapping.embed.weight": odd}, discriminator), "told a class"),
+    (nvidia_pickle(homes, generator | {"mapping.embed.weight": odd}, discriminator), "class-conditional"),
     (nvidia_pickle(homes, generator, discriminator)[:-40], "damaged"),
     (pickle.dumps({"G": 1}, protocol=4), "holds no G_ema"),
     (pickle.dumps([1], protocol=4), "neither a dictionary nor three networks"),
-    (pickle.dumps({"G_ema": io.BytesIO}, protocol=4), r"asks for _io\.BytesIO"),
+    (pickle.dumps({"G_ema": io.BytesIO}, protocol=4), r"refers to _io\.BytesIO"),
     (pickle.dumps({"G_ema": 3, "D": None}, protocol=4), "a int"),
     (b"\x80", "damaged"),
   ):
