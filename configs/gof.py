@@ -1,15 +1,16 @@
-"""GOF (Xu et al., NeurIPS 2021): an occupancy field whose sampling contracts to a surface.
+"""GOF (Xu et al., NeurIPS 2021): an occupancy field whose sampling interval shrinks to the surface.
 
   python -m shapegan_jax.main --config=configs/gof.py --workdir=runs/gof_heads
 
-`heads` (seed 0, 2,200 steps): all of 256 samples convex, depth deviation 1.05 of the data's, normals of the logit 2.7
-degrees from normals of the depth (pi-GAN's: 8.7); the README's table has the time of a step. Two sphere starts were
-tried: with sharpness 20 and gain 12 the balls are dumbbells at step 100; 30 and 12 deform less and were kept.
+`heads` (seed 0, 2,200 steps): all of 256 samples are convex (none hollow), the depth standard deviation is 1.05 times
+the data's, normals of the logit are 2.7 degrees from normals of the depth (pi-GAN's: 8.7); the time per step is in the
+README's table. Two sphere starts were tried: with sharpness 20 and gain 12 the spheres become dumbbells by step 100; 30
+and 12 deform less and were kept.
 
 Presets: heads (default), smoke, heads_large, celeba, bfm, cats. The published presets reproduce the authors' settings;
-none of them has been run to its end by us yet, so no result is claimed for them. The authors start from a checkpoint of
-about 2,000 steps, picked among several for faces that bulge, and begin their schedules at step 5,000 (Cats: 2,000); a
-sphere start is our remedy (`--config.field.sphere_start.radius=0.75`, with sharpness and gain).
+we have not yet run any of them to the end, so no result is claimed for them. The authors start from a checkpoint of
+about 2,000 steps, selected among several for convex faces, and begin their schedules at step 5,000 (Cats: 2,000); our
+alternative is a sphere start (`--config.field.sphere_start.radius=0.75`, with sharpness and gain).
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ def get_config(preset: str = "heads") -> ConfigDict:
 
 
 def surface(**settings) -> ConfigDict:
-  """The search and the region around the surface; the defaults are the authors' for BFM (gof)."""
+  """The root search and the sampled region around the surface; the defaults are the authors' for BFM (gof)."""
   section = ConfigDict(
     {
       "coarse": 9,
       "fine": 3,
       "root_steps": 4,
       "root_rule": "secant",  # or "bisection"
-      "half_width": (0.12, 0.02),  # the face volume is 0.24 deep: all of it at first
+      "half_width": (0.12, 0.02),  # the face volume is 0.24 deep: at first all of it
       "rate": 3e-5,
     }
   )
@@ -68,8 +69,8 @@ def regularisers(**settings) -> ConfigDict:
 def heads() -> ConfigDict:
   """The embedded heads on a laptop. All values are ours."""
   config = siren_common.heads()
-  # An occupancy's alpha does not know the spacing of samples: a sphere as steep as a density's would leave most of them
-  # without gradient.
+  # The alpha of an occupancy does not depend on the spacing of samples: a sphere as steep as for densities would leave
+  # most samples without gradient.
   config.field.sphere_start = ConfigDict({"radius": 0.75, "sharpness": 30.0, "gain": 12.0})
   config.rendering.eval_samples = 12
   config.stages.samples = (8, 9)
@@ -79,14 +80,14 @@ def heads() -> ConfigDict:
 
 
 def smoke() -> ConfigDict:
-  """A first try in a minute."""
+  """A quick test in a minute."""
   config = siren_common.smoke(heads())
   config.surface.rate = 0.03
   return config
 
 
 def heads_large() -> ConfigDict:
-  """128 pixels, full width."""
+  """The heads at 128 pixels and full width (not yet run)."""
   config = siren_common.large(heads())
   config.rendering.fine = False
   config.surface = surface(half_width=(0.12, 0.02), rate=4e-5)
@@ -95,7 +96,7 @@ def heads_large() -> ConfigDict:
 
 
 def faces() -> ConfigDict:
-  """What the authors' runs share (gof)."""
+  """The common settings of the authors' runs (gof)."""
   config = siren_common.published()
   config.cameras = siren_common.faces()
   config.discriminator = siren_common.discriminator("progressive", resolution=128)
@@ -142,7 +143,7 @@ def celeba() -> ConfigDict:
 
 
 def cats() -> ConfigDict:
-  """Cats (gof: Cats, eight GPUs). The authors' code searches 0.88 to 1.12 here too, of a volume from 0.8 to 1.2."""
+  """Cats (gof: Cats, eight GPUs). Here, too, the authors' code searches 0.88 to 1.12, in a volume from 0.8 to 1.2."""
   config = faces()
   config.num_steps = 40_000
   config.data = siren_common.cat_crops()

@@ -2,16 +2,18 @@
 
   python -m shapegan_jax.main --config=configs/gof_shaded.py --workdir=runs/gof_shaded_heads
 
-The mixture is ours; nobody has published it. The field, its search and its regularisers are `configs/gof.py`'s; the
-colour is read as albedo and shaded by the composited gradient of the occupancy logit under lights of ShadeGAN's priors.
+The combination is ours and unpublished. The field, its root search and its regularisers are those of `configs/gof.py`;
+the colour is interpreted as albedo and shaded with normals from the composited gradient of the occupancy logit, under
+lights sampled from ShadeGAN's priors.
 
-`heads` (seed 0, 2,200 steps, the first settings tried): all of 256 samples convex, depth deviation 0.91 of the data's,
-normals of the logit 3.1 degrees from normals of the depth. Against GOF the light puts a little more of brows and
-sockets into the shape; against ShadeGAN (10.0 degrees) the surface is far smoother, with fewer features. In the last
-500 steps, at 64 pixels, dark blotches appeared in the albedo of some faces, not in their shapes.
+`heads` (seed 0, 2,200 steps, the first settings tried): all of 256 samples are convex (none hollow), the depth standard
+deviation is 0.91 times the data's, normals of the logit are 3.1 degrees from normals of the depth. Compared with GOF,
+brows and eye sockets are slightly more pronounced in the shape; compared with ShadeGAN (10.0 degrees), the surface is
+much smoother, with fewer features. In the last 500 steps, at 64 pixels, dark blotches appeared in the albedo of some
+faces, but not in their shapes.
 
-Presets: heads (default), smoke, heads_large, celeba, bfm, cats: for the papers' sets GOF's curricula with ShadeGAN's
-light priors. None of the latter has been run by us yet, so no result is claimed for them.
+Presets: heads (default), smoke, heads_large, celeba, bfm, cats. Those for the papers' data sets have GOF's curricula
+with ShadeGAN's light priors; we have not yet run any of them, so no result is claimed for them.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def get_config(preset: str = "heads") -> ConfigDict:
 
 
 def shaded(surface: Callable[[], ConfigDict], light: Callable[[], ConfigDict]) -> ConfigDict:
-  """The config `surface` with the lights, the conditioning and the clipping of the config `light`."""
+  """The config `surface()` with the lights, conditioning and gradient clipping of the config `light()`."""
   config, other = surface(), light()
   config.lights = other.lights
   config.field.update(view_condition=other.field.view_condition, light_condition=other.field.light_condition)

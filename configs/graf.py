@@ -2,15 +2,15 @@
 
   python -m shapegan_jax.main --config=configs/graf.py --workdir=runs/graf
 
-`heads` (seed 0, 2,200 steps): all of 256 samples convex, depth deviation 0.99 of the data's,
-normals 6.9 degrees; 0.41 s a step where pi-GAN takes 0.74 at 32 pixels. Eight settings of R1 (5 to 0.1) and rates
-were tried for 40 to 2,200 steps: with R1 0.2 or less from the start the discriminator wins at once and the shapes
-break; with 0.5 or more it is at the level of guessing after some 700 steps and faces stay blank; the one kept relaxes
-R1 from 1 to 0.05, which helps a little.
+`heads` (seed 0, 2,200 steps): all of 256 samples are convex (none hollow), the depth standard deviation is 0.99 times
+the data's, normals of the density are 6.9 degrees from normals of the depth; 0.41 s per step (pi-GAN: 0.74 s at 32
+pixels). Eight settings of R1 (5 to 0.1) and learning rates were tried for 40 to 2,200 steps: with R1 of 0.2 or less
+from the start the discriminator wins immediately and the shapes collapse; with 0.5 or more it is at chance level after
+about 700 steps and faces stay blank; the setting that was kept anneals R1 from 1 to 0.05, which helps a little.
 
 Presets: heads (default), smoke, heads_large, celeba, bfm, cats, carla. The published presets reproduce the authors'
-settings ("graf": their released configs, commit c50d342); none of them has been run to its end by us yet, so no result
-is claimed for them.
+settings ("graf": their released configs, commit c50d342); we have not yet run any of them to the end, so no result is
+claimed for them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def field(**settings) -> ConfigDict:
       "appearance_dim": 128,
       "view_condition": True,
       "warp_scale": 1.0,  # graf: world coordinates, about -2.5 to 2.5
-      "z_up": True,  # graf: positions are encoded in a world whose z axis is up
+      "z_up": True,  # graf: positions are encoded in a frame with the z axis up
       "front_deg": 0.0,
       "sine": "exact",
       "sphere_start": {},  # off
@@ -69,9 +69,9 @@ def cameras(**settings) -> ConfigDict:
       "near": 7.5,
       "far": 12.5,
       "radius": 10.0,
-      "radius_max": 0.0,  # more than radius: uniform between the two
+      "radius_max": 0.0,  # if larger than radius: uniform between the two
       "planar_range": True,  # near and far are depths
-      "align": "left",  # pixel i of n is at 2i/n - 1
+      "align": "left",  # pixel i of n is at 2i / n - 1
       "prior": "spherical",
     }
   )
@@ -81,31 +81,31 @@ def cameras(**settings) -> ConfigDict:
 
 
 def objectives(*, r1: float, shared_fakes: bool) -> ConfigDict:
-  """The plain loss with R1: neither identity penalty nor top-k."""
+  """The adversarial loss with R1, without identity penalty or top-k."""
   return ConfigDict(
     {"r1": r1, "pose": 0.0, "latent": 0.0, "topk_interval": 2000, "topk_share": 1.0, "shared_fakes": shared_fakes}
   )
 
 
 def published(resolution: int) -> ConfigDict:
-  """Everything the published runs have in common (graf)."""
+  """The common settings of the published runs (graf)."""
   config = siren_common.published()
   del config.mapping
-  config.num_steps = 300_000  # ours: the authors' loop has no end and keeps the best model by FID
+  config.num_steps = 300_000  # ours: the authors' loop is endless and keeps the best model by FID
   config.field = field()
   config.patches = ConfigDict(
     {
       "size": 32,
       "min_scale": 0.25,
-      "anneal": 0.0025,  # the least scale is .9 until step 14,000 and .25 from step 185,000 on
+      "anneal": 0.0025,  # the minimal scale is 0.9 until step 14,000 and 0.25 from step 185,000 on
       "interval": 1000,
       "first_scale": 0.9,
     }
   )
   config.discriminator = ConfigDict({"width_multiplier": 1.0})
   config.rendering.update(fine=False, eval_samples=64)
-  # R1 weighs 10, without pi-GAN's factor 1/2; but the released code divides by the pixels of a patch as well as by the
-  # patches, so per patch it is 10/1024. Ten per patch would be a thousand times as strong.
+  # The weight of R1 is 10, without pi-GAN's factor 1/2; but the released code divides by the pixels of a patch as well
+  # as by the number of patches: 10/1024 per patch. 10 per patch would be 1024 times as strong.
   config.objectives = objectives(r1=20 / 1024, shared_fakes=False)
   config.optimizers = ConfigDict(
     {"kind": "rmsprop", "b1": 0.0, "b2": 0.9, "alpha": 0.99, "clip": 0.0, "discriminator_clip": 0.0}
@@ -127,16 +127,16 @@ def celeba() -> ConfigDict:
   """CelebA at 64 pixels, crop 108 (graf; released at 128 too)."""
   config = published(64)
   config.data = common.data("named", tfds_name="celeb_a", image_size=64, crop=108)
-  # Azimuth 0 to 90 degrees with mirrored pictures: a face looks towards 45 degrees. Polar angles 70 to 85 degrees.
+  # Azimuth 0 to 90 degrees with mirrored images: faces look towards 45 degrees. Polar angles 70 to 85 degrees.
   config.field.front_deg = 45.0
   config.cameras = cameras(radius=9.5, radius_max=10.5, yaw_deg=(-45.0, 45.0), pitch_deg=(5.0, 20.0))
   return config
 
 
 def bfm() -> ConfigDict:
-  """synface at 64 pixels: no settings of GRAF on it are released, so these are `celeba`'s, with synface's poses.
+  """synface at 64 pixels: GRAF's authors released no settings for it, so these are `celeba`'s with synface's poses.
 
-  The poses are uniform over two standard deviations of those of the other methods (shade: 0.3 and 0.155 radians).
+  Poses are uniform within two standard deviations of the other methods' prior (shade: 0.3 and 0.155 radians).
   """
   config = celeba()
   config.data = common.data("synface", path="data/synface", image_size=64, crop=170)
@@ -155,7 +155,7 @@ def cats() -> ConfigDict:
 
 
 def carla() -> ConfigDict:
-  """CARLA at 64 pixels: cars from anywhere above the ground, on white (graf; released at 128, 256 and 512 too)."""
+  """CARLA at 64 pixels: cars from all views above the ground, on white (graf; released at 128, 256 and 512 too)."""
   config = published(64)
   config.data = common.data("carla", path="data/carla", image_size=64, flip=False)
   config.cameras = cameras(fov_deg=30.0, yaw_deg=(-180.0, 180.0), pitch_deg=(5.0, 90.0))
@@ -166,8 +166,8 @@ def carla() -> ConfigDict:
 def heads() -> ConfigDict:
   """The embedded heads on two CPU cores. All values are ours.
 
-  A narrow field over the unit box that starts as a soft sphere, as in the other methods' presets. Patches are 32 pixels
-  of 64, so that a step costs a quarter of a whole picture's.
+  A narrow field on the unit box, initialised to a soft sphere as in the other methods' presets. Patches are 32 x 32 of
+  64 x 64 pixels, so that a step costs a quarter of one with whole images.
   """
   config = siren_common.heads()
   del config.mapping
@@ -175,7 +175,7 @@ def heads() -> ConfigDict:
     width=64,
     depth=4,
     skip=1,
-    position_bands=5,  # waves down to 1/8 of the box of side 2
+    position_bands=5,  # angular frequencies up to 2^4, in a box of side 2
     direction_bands=1,
     shape_dim=32,
     appearance_dim=32,
@@ -207,14 +207,14 @@ def heads() -> ConfigDict:
 
 
 def smoke() -> ConfigDict:
-  """A first try in a minute: patches of 16 pixels of 32."""
+  """A quick test in a minute: patches of 16 x 16 of 32 x 32 pixels."""
   config = siren_common.smoke(heads(), resolution=32, generator_rate=5e-4, discriminator_rate=3e-4)
   config.patches.update(size=16, interval=2)
   return config
 
 
 def heads_large() -> ConfigDict:
-  """The heads at 128 pixels and full width, for an accelerator. Values are ours; the run has not been made yet."""
+  """The heads at 128 pixels and full width, for an accelerator. Values are ours; not yet run."""
   config = published(128)
   small = heads()
   config.num_steps = 100_000
@@ -231,7 +231,7 @@ def heads_large() -> ConfigDict:
   )
   config.patches.update(interval=300)
   config.rendering.update(last="far", background=1.0, density_noise_steps=0, eval_samples=32)
-  # R1 relaxes over the same share of the run as in `heads`: steps 200 to 700 of 2,000 are a tenth and a third of it.
+  # R1 is annealed over the same fraction of the run as in `heads` (steps 200 to 700 of 2,000).
   config.objectives.update(
     r1=small.objectives.r1,
     r1_final=small.objectives.r1_final,

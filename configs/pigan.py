@@ -1,12 +1,12 @@
-"""pi-GAN (Chan et al., CVPR 2021): a FiLM-SIREN radiance field against a growing discriminator.
+"""pi-GAN (Chan et al., CVPR 2021): a FiLM-SIREN radiance field with a progressively growing discriminator.
 
   python -m shapegan_jax.main --config=configs/pigan.py --workdir=runs/pigan_heads
 
-Presets: heads (default), smoke, heads_large, celeba, bfm, cats, carla. `heads` shares every setting with ShadeGAN's,
-less the light: it is the baseline that shows shape and colour mixed up. What keeps the mixture out of the normals is
-`smoothness`, ours. 6,000 steps on one core of a shared Xeon (Sapphire Rapids), jax 0.10.2, seed 0, 1.3 hours: SIDE
-0.754 (x 100), MAD 18.31 degrees (`benchmarks.shapes`; without it 0.771 and 20.49). The published presets reproduce the
-authors' settings; none of them has been run to its end by us yet, so no result is claimed for them.
+Presets: heads (default), smoke, heads_large, celeba, bfm, cats, carla. `heads` has the settings of ShadeGAN's preset
+without light: the baseline, in which shape and colour are entangled. Our `smoothness` keeps this out of the normals.
+6,000 steps on one core of a shared Xeon (Sapphire Rapids), jax 0.10.2, seed 0, 1.3 hours: SIDE 0.754 (x 100), MAD 18.31
+degrees (`benchmarks.shapes`; without smoothness 0.771 and 20.49). The published presets reproduce the authors'
+settings; we have not yet run any of them to the end, so no result is claimed for them.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ def get_config(preset: str = "heads") -> ConfigDict:
 
 
 def heads() -> ConfigDict:
-  """The embedded heads on a laptop: as ShadeGAN's preset, without light, and with smooth normals (ours)."""
+  """The embedded heads on a laptop: ShadeGAN's preset without light, with smoothness of normals (ours)."""
   config = siren_common.heads()
   config.smoothness = siren_common.smoothness()
   return config
 
 
 def smoke() -> ConfigDict:
-  """A first try in a minute."""
+  """A quick test in a minute."""
   return siren_common.smoke(heads())
 
 
 def heads_large() -> ConfigDict:
-  """128 pixels, full width."""
+  """The heads at 128 pixels and full width (not yet run)."""
   return siren_common.large(heads())
 
 
@@ -119,7 +119,7 @@ def cats() -> ConfigDict:
 
 
 def carla() -> ConfigDict:
-  """The authors' CARLA curriculum: cars from anywhere above the ground, on white (pigan)."""
+  """The authors' CARLA curriculum: cars from all views above the ground, on white (pigan)."""
   config = siren_common.published()
   config.num_steps = 200_000
   config.data = common.data("carla", path="data/carla", image_size=128, flip=False)

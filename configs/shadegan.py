@@ -1,17 +1,17 @@
-"""ShadeGAN (Pan et al., NeurIPS 2021): shapes that look real under every light.
+"""ShadeGAN (Pan et al., NeurIPS 2021): shapes whose shaded images look realistic under every light.
 
   python -m shapegan_jax.main --config=configs/shadegan.py --workdir=runs/heads
 
-`heads`, when it had no `smoothness` yet, on two cores of a shared Xeon (Sapphire Rapids), jax 0.10.2: data set 43 s,
-first picture 86 s after the command, 0.66 s a step at 32 pixels and 1.4 s at 64, 29 min in all; at the end all of 256
-samples convex, depth deviation 0.88 of the data's, density normals 9.9 degrees from depth normals. What decided it,
-each tried on the same data for a few hundred steps: the sphere start with sharpness 250 and gain 60 instead of 80 and
-20 (smoother shapes, normals 8 instead of 15 degrees off at 400 to 600 steps); R1 1 instead of 5 with a wider, faster
-discriminator (with 5 faces stay blank until step 1,800). The white background was chosen, not tried: black would hide
-black matter.
+`heads`, before it had `smoothness`, on two cores of a shared Xeon (Sapphire Rapids), jax 0.10.2: data set 43 s, first
+image 86 s after the command, 0.66 s per step at 32 pixels and 1.4 s at 64, 29 min in total; at the end all of 256
+samples are convex (none hollow), the depth standard deviation is 0.88 times the data's, density normals are 9.9 degrees
+from depth normals. The decisive settings, each tried on the same data for a few hundred steps: the sphere start with
+sharpness 250 and gain 60 instead of 80 and 20 (smoother shapes, normals 8 instead of 15 degrees off at 400 to 600
+steps); R1 of 1 instead of 5, with a wider and faster discriminator (with 5, faces stay blank until step 1,800). The
+white background was not compared: on black, black density in empty space would be invisible.
 
 Presets: heads (default), smoke, heads_large, celeba, celeba_view, bfm, bfm_view, cats. The published presets
-reproduce the authors' settings; none of them has been run to its end by us yet, so no result is claimed for them.
+reproduce the authors' settings; we have not yet run any of them to the end, so no result is claimed for them.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def heads() -> ConfigDict:
   """The embedded heads on a laptop."""
   config = siren_common.heads()
   config.smoothness = siren_common.smoothness()
-  # The set's own light distribution (shapegan_jax/data/heads_model.py); lights.prior=fitted measures it instead.
+  # The data set's light distribution (shapegan_jax/data/heads_model.py); lights.prior=fitted estimates it instead.
   config.lights = ConfigDict(
     {
       "prior": "gaussian",
@@ -73,7 +73,7 @@ def heads() -> ConfigDict:
         (0.0, 0.0, 0.36, 0.0),
         (0.0, 0.0, 0.0, 0.16),
       ),
-      "ramp": (0, 0),  # shading from the first step: a sphere's shading is right from the start
+      "ramp": (0, 0),  # shading from the first step: the initial sphere already has valid normals
     }
   )
   config.tracking = tracking()
@@ -81,21 +81,21 @@ def heads() -> ConfigDict:
 
 
 def smoke() -> ConfigDict:
-  """A first try in a minute, surface tracking included."""
+  """A quick test in a minute, with surface tracking."""
   config = siren_common.smoke(heads())
   config.tracking = tracking(enabled=True, start=20, rate=0.05, samples=8, net_width=32, net_resolution=16)
   return config
 
 
 def heads_large() -> ConfigDict:
-  """128 pixels, full width, surface tracking."""
+  """The heads at 128 pixels and full width, with surface tracking (not yet run)."""
   config = siren_common.large(heads())
   config.tracking = tracking(enabled=True)
   return config
 
 
 def faces() -> ConfigDict:
-  """What the authors' CelebA and BFM runs share (shade)."""
+  """The common settings of the authors' CelebA and BFM runs (shade)."""
   config = siren_common.published()
   config.cameras = siren_common.faces()
   config.discriminator = siren_common.discriminator("progressive", resolution=128)
@@ -107,9 +107,9 @@ def faces() -> ConfigDict:
 
 
 def light_prior() -> ConfigDict:
-  """The authors fitted their priors to Unsup3d's predictions and ship them as files beside their weights.
+  """A light prior of our own: the authors' priors, fitted to Unsup3D's predictions, are files next to their weights.
 
-  The mean's first two numbers are those of their render script; the covariance is ours, wide enough for any portrait.
+  The first two numbers of the mean are from their render script; the covariance is ours, wide enough for any portrait.
   """
   return ConfigDict(
     {
@@ -153,10 +153,10 @@ def celeba_view() -> ConfigDict:
 
 
 def bfm() -> ConfigDict:
-  """synface, one GPU; the authors' release leaves tracking off here (shade: BFM_ShadeGAN_noview).
+  """synface, one GPU, without tracking as in the authors' release (shade: BFM_ShadeGAN_noview).
 
-  Their readme warns of hollow faces and starts from a picked checkpoint; --config.field.sphere_start.radius=0.75 (with
-  sharpness and gain) is our remedy.
+  Their readme warns of hollow faces and starts from a selected checkpoint; our alternative is a sphere start
+  (--config.field.sphere_start.radius=0.75, with sharpness and gain).
   """
   config = faces()
   config.num_steps = 81_000

@@ -1,7 +1,7 @@
-"""Sections that pi-GAN, ShadeGAN (and GOF) share, with the published values.
+"""Config sections shared by pi-GAN, ShadeGAN and GOF, with the published values.
 
 Sources: "pigan", "shade" are the authors' released curricula (commits 0800af7 and 154e897). Batch sizes there are per
-GPU; ours are global and the comment shows the product. Angles are radians about the frontal pose.
+GPU; ours are global, and a comment shows the product. Angles are in radians, relative to the frontal pose.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from configs import common
 
 
 def published() -> ConfigDict:
-  """Everything the published runs have in common: the 256-wide, 8-layer FiLM-SIREN and its training."""
+  """The common settings of the published runs: a FiLM-SIREN with 8 layers of width 256, and its training."""
   config = common.loop()
   config.log_every = 100
   config.preview.update(every=1000, first=200, count=8, resolution=64)
@@ -30,7 +30,7 @@ def published() -> ConfigDict:
       "warp_scale": 2 / 0.24,  # pigan: a box of side 0.24 becomes [-1, 1]
       "init_constant": 25.0,  # pigan: weights U(+-sqrt(6 / fan_in) / 25)
       "sine": "fast",
-      "compute_dtype": "float32",  # "bfloat16" rounds the operands of the wide products alone (accelerators)
+      "compute_dtype": "float32",  # "bfloat16" rounds only the operands of the wide matrix products (accelerators)
       "sphere_start": {},  # off
     }
   )
@@ -38,14 +38,14 @@ def published() -> ConfigDict:
     {
       "fine": True,  # as many importance samples as coarse ones
       "clamp": "relu",
-      "last": "published",  # the last interval is 1e10 long; its gradient is what the published clipping tames
+      "last": "published",  # the last interval is 1e10 long; the published clipping limits its gradient
       "last_back": False,
       "eval_last_back": False,
       "background": 0.0,
       "normalise_distance": True,
       "density_noise_steps": 5000,  # standard deviation 1 -> 0
-      "eval_samples": 24,  # the authors double the samples for pictures
-      "chunk_points": 0,  # chosen for the device
+      "eval_samples": 24,  # the authors double the samples for evaluation
+      "chunk_points": 0,  # chosen automatically for the device
     }
   )
   config.objectives = ConfigDict(
@@ -96,7 +96,7 @@ def cats() -> ConfigDict:
 def discriminator(
   kind: str, *, resolution: int, latent: int = 256, pose: bool = True, coord: bool = True
 ) -> ConfigDict:
-  """A discriminator at its published width, able to read up to `resolution`."""
+  """A discriminator of the published width for images of up to `resolution` pixels."""
   return ConfigDict(
     {
       "kind": kind,
@@ -111,7 +111,7 @@ def discriminator(
 
 
 def stages(fade_steps: int = 10_000, fade_first: bool = True, **columns) -> ConfigDict:
-  """The stage table from its columns; `split` (the authors' batch_split) becomes the gradient's scale."""
+  """The table of stages from its columns; `split` (the authors' batch_split) becomes `gradient_scale`."""
   split = columns.pop("split", (1,) * len(columns["start"]))
   return ConfigDict(
     {
@@ -125,30 +125,30 @@ def stages(fade_steps: int = 10_000, fade_first: bool = True, **columns) -> Conf
 
 
 def celeba() -> ConfigDict:
-  """CelebA, aligned images: short side to 320, centre crop 256 (pigan, shade), to 128 pixels."""
-  return common.data("named", tfds_name="celeb_a", image_size=128, crop=142)  # 256 / 320 of the 178 pixels' width
+  """CelebA, aligned images: short side resized to 320, centre crop of 256 (pigan, shade), resized to 128 pixels."""
+  return common.data("named", tfds_name="celeb_a", image_size=128, crop=142)  # 256 / 320 of the width of 178 pixels
 
 
 def bfm() -> ConfigDict:
-  """Unsup3d's synface, centre crop 170 (shade)."""
+  """Unsup3D's synface, centre crop of 170 pixels (shade)."""
   return common.data("synface", path="data/synface", image_size=128, crop=170)
 
 
 def cat_crops() -> ConfigDict:
-  """GRAF's cat crops, saved at 128 pixels or more."""
+  """GRAF's cat crops, stored at 128 pixels or more."""
   return common.data("cats", path="data/cats", image_size=128)
 
 
 def heads() -> ConfigDict:
-  """What the embedded heads need on two CPU cores: a narrow network that starts as a soft sphere. All values are ours.
+  """The embedded heads on two CPU cores: a narrow network initialised to a soft sphere. All values are ours.
 
-  A small network with the published start is noise after ten minutes; see the header of `configs/shadegan.py` for what
-  was measured.
+  With the published initialisation a small network still renders noise after ten minutes; for measurements see the
+  header of `configs/shadegan.py`.
   """
   config = common.loop()
   config.num_steps = 2000
   config.data = common.data("heads")
-  config.cameras = faces()  # the set's own pose distribution (shapegan_jax/data/heads_model.py)
+  config.cameras = faces()  # the data set's pose distribution (shapegan_jax/data/heads_model.py)
   config.mapping = ConfigDict({"latent_dim": 64, "hidden_dim": 128, "n_hidden": 2})
   config.field = ConfigDict(
     {
@@ -172,7 +172,7 @@ def heads() -> ConfigDict:
       "last": "far",
       "last_back": False,
       "eval_last_back": False,
-      "background": 1.0,  # the set's background; black would hide black matter in it
+      "background": 1.0,  # that of the data set; on black, black density in empty space would be invisible
       "normalise_distance": True,
       "density_noise_steps": 0,
       "eval_samples": 24,
@@ -216,19 +216,19 @@ def heads() -> ConfigDict:
 
 
 def smoothness() -> ConfigDict:
-  """Smooth normals where some rays end: what keeps waves that look like paint out of the heads' shapes (ours)."""
+  """Smoothness of normals at the surface points of some rays, against waves in the shape that mimic texture (ours)."""
   return ConfigDict({"weight": 0.1, "rays": 128, "neighbour": 1e-2})
 
 
 def smoke(
   config: ConfigDict, *, resolution: int = 16, generator_rate: float = 3e-4, discriminator_rate: float = 2e-4
 ) -> ConfigDict:
-  """The same config for a first try: 256 small pictures, 40 steps, a narrow network; ends within 90 s."""
+  """The config for a quick test: 256 small images, 40 steps, a narrow network; it ends within 90 s."""
   config.num_steps = 40
   config.data.update(image_size=32, num_examples=256)
   config.field.update(width=32, depth=3)
   config.discriminator.width_multiplier = 0.1
-  if "max_resolution" in config.discriminator:  # GRAF's has the size of its patches
+  if "max_resolution" in config.discriminator:  # the size of GRAF's discriminator is that of its patches
     config.discriminator.max_resolution = resolution
   config.stages = stages(
     start=(0,),
@@ -247,7 +247,7 @@ def smoke(
 
 
 def large(config: ConfigDict) -> ConfigDict:
-  """The heads at 128 pixels and full width, for an accelerator. Values are ours; the run has not been made yet."""
+  """The heads at 128 pixels and full width, for an accelerator. Values are ours; not yet run."""
   config.num_steps = 60_000
   config.data.image_size = 128
   config.log_every = 100

@@ -1,12 +1,12 @@
-"""StyleGAN2 (Karras et al., CVPR 2020): pictures without shapes, the generator that GAN2Shape starts from.
+"""StyleGAN2 (Karras et al., CVPR 2020): a 2D image generator, the starting point of GAN2Shape.
 
   python -m shapegan_jax.main --config=configs/stylegan2.py --workdir=runs/stylegan2
 
-What `heads` ends as ships as `stylegan2-heads`.
+The result of `heads` ships as `stylegan2-heads`.
 
 Presets: heads (default), smoke, celeba, cats, bfm. The last three have the sizes of the generators that GAN2Shape's
-authors trained for these sets ("g2s") with the defaults of the public PyTorch code they trained with ("ros"); none of
-them has been run by us, so no result is claimed for them. "ada" marks values of Karras et al. 2020b.
+authors trained on these data sets ("g2s") and the defaults of the public PyTorch code they used ("ros"); we have not
+run any of them, so no result is claimed for them. "ada" marks values from Karras et al. 2020b.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ def get_config(preset: str = "heads") -> ConfigDict:
 
 
 def channels(resolution: int, *, multiplier: int = 1) -> tuple[int, ...]:
-  """Channels at 4, 8, ... pixels: min(512, multiplier * 16384 / size); multiplier 2 is NVIDIA's config F (ros)."""
+  """Channels at 4, 8, ... pixels: min(512, multiplier * 16384 / size); a multiplier of 2 is NVIDIA's config F (ros)."""
   sizes = (2**i for i in range(2, resolution.bit_length()))
   return tuple(min(512, multiplier * 16384 // size) for size in sizes)
 
 
 def networks(config: ConfigDict, widths: tuple[int, ...], *, latent: int) -> None:
-  """Both networks with these channels at 4, 8, ... pixels and latents of this length."""
-  # GAN2Shape moves styles within the mapping network and needs all of the published layers.
+  """Sets the sections of generator and discriminator for these channels at 4, 8, ... pixels and this latent length."""
+  # GAN2Shape changes latents inside the mapping network and needs all of its published layers.
   config.mapping = ConfigDict({"size": latent, "layers": 8, "rate": 0.01})
   config.synthesis = ConfigDict({"channels": widths, "clamp": 0.0})
   config.discriminator = ConfigDict({"channels": widths, "group": 4, "clamp": 0.0, "exported": True})
 
 
 def stages(**columns: tuple) -> ConfigDict:
-  """Columns of equal length: a stage each. There is no growing: all have the size of the networks."""
+  """The table of stages from columns of equal length. All stages have the networks' resolution (no growing)."""
   return ConfigDict({"start": (0,), **columns})
 
 
 def published(resolution: int) -> ConfigDict:
-  """What the runs of GAN2Shape's authors have in common."""
+  """The common settings of the runs of GAN2Shape's authors."""
   config = common.loop()
   config.num_steps = 800_000  # ros
   config.log_every = 100
@@ -54,13 +54,13 @@ def published(resolution: int) -> ConfigDict:
   networks(config, channels(resolution), latent=512)  # g2s: multiplier 1 for these three
   config.stages = stages(
     resolution=(resolution,),
-    batch_size=(16,),  # ros, for each GPU; how many they had is not known
+    batch_size=(16,),  # ros, per GPU; the number of GPUs is not known
     generator_rate=(2e-3,),  # ros
     discriminator_rate=(2e-3,),  # ros
   )
   config.objectives = ConfigDict(
     {
-      "r1": 10.0,  # ros, and the next six
+      "r1": 10.0,  # ros, as are the next six
       "r1_every": 16,
       "path": 2.0,
       "path_every": 4,
@@ -72,14 +72,14 @@ def published(resolution: int) -> ConfigDict:
   config.optimizers = ConfigDict({"b1": 0.0, "b2": 0.99})  # ros
   config.averages = ConfigDict(
     {
-      "half_life": 5000,  # ros: a decay of 0.5^(32 / 10,000) a step, whatever the batch
+      "half_life": 5000,  # ros: a decay of 0.5^(32 / 10,000) per step, for any batch size
       "ramp": 0.0,
-      "style_decay": 0.995,  # ada; ros keeps no mean style
+      "style_decay": 0.995,  # ada; ros has no running mean of styles
     }
   )
   config.augment = ConfigDict(
     {
-      # g2s, issue 12: a generator that has learned no shifts serves GAN2Shape badly. The amount is ours.
+      # g2s, issue 12: GAN2Shape needs a generator that was trained with shifts. The amount is ours.
       "shift": 1 / 16,
       "adaptive": False,
       "target": 0.6,  # ros, ada
@@ -90,7 +90,7 @@ def published(resolution: int) -> ConfigDict:
 
 
 def celeba() -> ConfigDict:
-  """CelebA at 128 pixels. The authors' crops are Unsup3D's; these are ShadeGAN's, which are near them."""
+  """CelebA at 128 pixels. The authors use Unsup3D's crops; these are ShadeGAN's, which are similar."""
   config = published(128)
   config.data = common.data("named", tfds_name="celeb_a", image_size=128, crop=142)
   return config
@@ -104,14 +104,14 @@ def cats() -> ConfigDict:
 
 
 def bfm() -> ConfigDict:
-  """Unsup3D's synface at 128 pixels, centre crop 170 (g2s)."""
+  """Unsup3D's synface at 128 pixels, centre crop of 170 pixels (g2s)."""
   config = published(128)
   config.data = common.data("synface", path="data/synface", image_size=128, crop=170)
   return config
 
 
 def heads() -> ConfigDict:
-  """The embedded heads at 64 pixels on two CPU cores. All values not marked are ours."""
+  """The embedded heads at 64 pixels on two CPU cores. All unmarked values are ours."""
   config = common.loop()
   config.num_steps = 30_000
   config.data = common.data("heads")
@@ -122,29 +122,29 @@ def heads() -> ConfigDict:
     start=(0, 7500, 26_000),
     resolution=(64, 64, 64),
     batch_size=(8, 8, 8),
-    generator_rate=(1e-3, 2e-3, 5e-4),  # ada has 2.5e-3 for small pictures, in larger batches; a calm end
+    generator_rate=(1e-3, 2e-3, 5e-4),  # ada: 2.5e-3 for small images, with larger batches; lower at the end
     discriminator_rate=(1e-3, 2e-3, 5e-4),
   )
   config.objectives = published(64).objectives
-  # ada takes 0.0002 * 64^2 / 8 = 0.1 where nothing is known. In so small a batch that let the generator wander and, by
-  # 20,000 steps, collapse to one head; with ten times as much all samples stay different.
+  # ada's heuristic is 0.0002 * 64^2 / 8 = 0.1. With such small batches the generator drifted and collapsed to one head
+  # by 20,000 steps; with ten times the weight samples stay diverse.
   config.objectives.r1 = 1.0
   config.objectives.path = 0.0  # left out for speed
   config.optimizers = ConfigDict({"b1": 0.0, "b2": 0.99})  # ros, ada
   config.averages = ConfigDict({"half_life": 10_000, "ramp": 0.05, "style_decay": 0.995})  # ada
-  # The set is small: 4,000 pictures, mirrored 8,000. p may rise faster than in ada, since the run is short.
+  # The data set is small: 4,000 images, 8,000 with mirroring. As the run is short, p may rise faster than in ada.
   config.augment = ConfigDict({"shift": 1 / 16, "adaptive": True, "target": 0.6, "images": 100_000})
   return config
 
 
 def smoke() -> ConfigDict:
-  """A first try: 256 small pictures, 40 steps at 16 pixels, narrow networks; ends within 90 s."""
+  """A quick test: 256 small images, 40 steps at 16 pixels, narrow networks; it ends within 90 s."""
   config = heads()
   config.num_steps = 40
   config.data.update(image_size=32, num_examples=256)
   networks(config, (32, 32, 16), latent=64)
   config.stages = stages(resolution=(16,), batch_size=(8,), generator_rate=(2.5e-3,), discriminator_rate=(2.5e-3,))
-  config.objectives.path = published(64).objectives.path  # a first try goes through everything
+  config.objectives.path = published(64).objectives.path  # so that the test covers path length regularisation
   config.log_every = 5
   config.preview.update(first=20, every=40, count=4, resolution=16)
   config.checkpoint.every = 20
