@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train on a Cloud TPU slice: ask for it, run, go on after pre-emption, give it back.
+# Train on a Cloud TPU slice: request it, run, resume after preemption, release it.
 #
 #   export NAME=shapegan ZONE=us-west4-a ACCELERATOR=v5litepod-16
 #   launch/tpu_vm.sh create
@@ -9,20 +9,20 @@
 #   launch/tpu_vm.sh delete
 #
 # `run` waits for the slice, copies this checkout to all its hosts, installs it and trains; its arguments are those of
-# shapegan_jax.main. `resume` does the same and, when the slice is taken away, asks for another and goes on from the
-# last checkpoint, until the run is done. Both show the log and stay in the foreground: start them in tmux.
+# shapegan_jax.main. `resume` does the same and, when the slice is preempted, requests another and resumes from the last
+# checkpoint, until the run is complete. Both show the log and stay in the foreground: start them in tmux.
 #
-# Cost: the chips of the slice, by the hour, from ACTIVE until `delete`, whether they work or not (`resume` does not
-# delete a slice at the end). What an hour costs depends on the kind of chip, on the zone, and on spot (the default; any
-# moment it may be taken away) or on demand (SPOT=): https://cloud.google.com/tpu/pricing. A bucket in another region
-# adds the traffic. `gcloud compute tpus queued-resources list --zone=ZONE` shows what is still there.
+# Cost: the chips of the slice, per hour, from ACTIVE until `delete`, whether used or idle (`resume` does not delete the
+# slice at the end). The price depends on the chip, the zone, and spot (the default, may be preempted at any time) or on
+# demand (SPOT=): https://cloud.google.com/tpu/pricing. A bucket in another region adds the cost of the traffic.
+# `gcloud compute tpus queued-resources list --zone=ZONE` lists the slices that still exist.
 #
-# Needs gcloud (logged in, a project set, TPU API on, quota for the chips), and a bucket that the slice may write to.
+# Requires gcloud (logged in, with a project, the TPU API and quota for the chips) and a bucket writable by the slice.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 NAME=${NAME:-shapegan} ZONE=${ZONE:-us-west4-a} ACCELERATOR=${ACCELERATOR:-v5litepod-16} SPOT=${SPOT---spot}
-PAUSE=${PAUSE:-60} # seconds between two looks at a state
+PAUSE=${PAUSE:-60} # seconds between two checks of the state
 case "$ACCELERATOR" in # https://cloud.google.com/tpu/docs/runtimes
   v5litepod-*) image=v2-alpha-tpuv5-lite ;;
   v5p-*) image=v2-alpha-tpuv5 ;;
@@ -50,10 +50,10 @@ await() {
 }
 
 run() {
-  await || { echo "$NAME: $(state), no slice to run on" >&2; return 1; }
+  await || { echo "$NAME: $(state), there is no slice to run on" >&2; return 1; }
   local archive status=0
   archive=$(mktemp -t shapegan-XXXXXX.tgz)
-  # The images have an older Python than the package takes; uv brings one.
+  # The Python of the images is too old for the package; uv installs one.
   tar czf "$archive" --exclude=./.git --exclude=./runs --exclude=./.venv . &&
     tpus tpu-vm scp "$archive" "$NAME:shapegan.tgz" --worker=all &&
     everywhere "set -e; mkdir -p shapegan; cd shapegan; tar xzf ../shapegan.tgz; python3 -m pip install -q --user uv
@@ -66,11 +66,11 @@ run() {
 
 resume() {
   until run "$@"; do
-    for _ in 1 2 3 4 5; do # a pre-emption takes a while to show
+    for _ in 1 2 3 4 5; do # it takes a while until a preemption is visible in the state
       [ "$(state)" = ACTIVE ] || break
       sleep "$PAUSE"
     done
-    [ "$(state)" != ACTIVE ] || { echo "$NAME is still there: the run itself failed, see above" >&2; return 1; }
+    [ "$(state)" != ACTIVE ] || { echo "$NAME is still active: the run itself failed, see above" >&2; return 1; }
     [ "$(state)" = ABSENT ] || delete
     create
   done

@@ -1,11 +1,11 @@
-"""Runs the notebooks from top to bottom and keeps what they show.
+"""Runs the notebooks from top to bottom and stores their outputs.
 
   python launch/colab/execute.py                             # all of them, in place
   python launch/colab/execute.py train --preset=smoke        # one, with everything small
   python launch/colab/execute.py quickstart --output=/tmp/notebooks
 
-Text and pictures are kept. Progress bars (stderr) and the page's mesh viewer, whose program alone is 0.7 MB, are not.
-Needs the extra [test]. What the notebooks write goes to a temporary folder.
+Text and images are kept; progress bars (stderr) and the interactive mesh viewer, whose script alone is 0.7 MB, are not.
+Needs the extra [test]. Files written by the notebooks go to a temporary folder.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ MOST_HTML = 50_000  # characters
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path, *, timeout: int | None = None) -> None:
-  """Run all cells in `folder`, with outputs as people see them. `timeout`: seconds for a cell.
+  """Run all cells in `folder` and store their outputs in `notebook`. `timeout`: seconds per cell.
 
   Raises:
-    nbclient.exceptions.CellExecutionError: a cell has failed.
+    nbclient.exceptions.CellExecutionError: a cell failed.
   """
   NotebookClient(
     notebook,
@@ -40,7 +40,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, *, timeout: int | Non
 
 
 def trim(notebook: nbformat.NotebookNode, folder: Path) -> None:
-  """Leave out of the outputs what is not kept; paths become relative to `folder`."""
+  """Remove the outputs that are not kept and make paths relative to `folder`."""
   for cell in notebook.cells:
     if cell.cell_type != "code":
       continue
@@ -57,9 +57,9 @@ def trim(notebook: nbformat.NotebookNode, folder: Path) -> None:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; none: all")
-  parser.add_argument("--preset", choices=("heads", "smoke"), default="heads", help="as in the notebooks")
-  parser.add_argument("--output", type=Path, default=HERE, help="folder to write to; by default in place")
+  parser.add_argument("names", nargs="*", metavar="NAME", help=f"among {', '.join(NAMES)}; default: all")
+  parser.add_argument("--preset", choices=("heads", "smoke"), default="heads", help="the preset that notebooks use")
+  parser.add_argument("--output", type=Path, default=HERE, help="output folder; default: in place")
   arguments = parser.parse_args()
   if unknown := sorted(set(arguments.names) - set(NAMES)):
     parser.error(f"{unknown[0]}: no such notebook; there are {', '.join(NAMES)}")
