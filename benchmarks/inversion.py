@@ -44,20 +44,17 @@ def main(argv: list[str]) -> None:
   model, key = load(_MODEL.value), root_key(_SEED)
   encoder = read_encoder(_ENCODER.value, model) if _ENCODER.value else None
   inverter = Inverter(model, encoder=encoder)
-  truth = (
-    model.sample_latents(_COUNT.value, key),
-    model.sample_cameras(_COUNT.value, key),
-    model.sample_lights(_COUNT.value, key),
-  )
+  truth = model.sample_scene(_COUNT.value, key)
   rows: dict[str, list] = {"pose_error_deg": [], "psnr": [], "normal_error_deg": []}
-  rows |= {} if truth[2] is None else {"light_direction_error_deg": [], "light_error": []}
+  rows |= {} if truth.lights is None else {"light_direction_error_deg": [], "light_error": []}
   guesses: list[float] = []
   shown: dict[str, list] = {}
   begun = time.time()
   bar = tqdm(total=_COUNT.value * inverter.config.total_steps, desc="inverting")
   for first in range(0, _COUNT.value, _BATCH.value):
-    latents, cameras, lights = jax.tree.map(lambda x, i=first: x[i : i + _BATCH.value], truth)
-    drawn = model.render(latents, cameras, lights)
+    scene = jax.tree.map(lambda x, i=first: x[i : i + _BATCH.value], truth)
+    cameras, lights = scene.cameras, scene.lights
+    drawn = model.render(scene.latents, cameras, lights)
     rgb = np.asarray(drawn.rgb)
     found = inverter(rgb, progress=lambda done, n=len(rgb): bar.update(done * n))
     error = pose_error_deg(found.cameras.yaw, found.cameras.pitch, cameras.yaw, cameras.pitch)

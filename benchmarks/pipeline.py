@@ -14,14 +14,13 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
 from absl import app, flags
 
 from shapegan_jax.data.pipeline import batches
-from shapegan_jax.data.sources import open_source
+from shapegan_jax.data.sources import Source, open_source
 from shapegan_jax.schedules import Stage
 
 _FOLDER = flags.DEFINE_string("folder", None, "A folder of pictures.")
@@ -30,7 +29,7 @@ _BATCH = flags.DEFINE_integer("batch", 16, "Pictures of a batch.")
 _EPOCHS = flags.DEFINE_integer("epochs", 3, "How often every picture is met.")
 
 
-def rates(source: Any, resolution: int) -> tuple[float, float]:
+def rates(source: Source, resolution: int) -> tuple[float, float]:
   """Pictures a second in the first epoch, and in the median later one."""
   steps = max(1, len(source) // _BATCH.value)
   stages = ((0, Stage(resolution, _BATCH.value)),)
@@ -44,7 +43,7 @@ def rates(source: Any, resolution: int) -> tuple[float, float]:
   return steps * _BATCH.value / seconds[0], steps * _BATCH.value / statistics.median(seconds[1:])
 
 
-def print_row(name: str, prepared: str, source: Any, resolution: int) -> None:
+def print_row(name: str, prepared: str, source: Source, resolution: int) -> None:
   """A line of the table."""
   first, later = rates(source, resolution)
   print(f"| {name} | {prepared} | {first:.0f} / s | {later:.0f} / s |")

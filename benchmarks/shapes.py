@@ -25,6 +25,7 @@ from shapegan_jax.checkpoints import write_json
 from shapegan_jax.evaluation.depth_protocol import DepthProtocol, checksum
 from shapegan_jax.evaluation.shapes import CONSTANT, MEAN, SUPERVISED, depth_report, view_consistency, weighted_variance
 from shapegan_jax.fitting import FitConfig
+from shapegan_jax.model import Model
 
 _MODELS = flags.DEFINE_list("models", [], "name=workdir, file or shipped model; several with commas between.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/depth", "Folder for pairs, networks and results.")
@@ -48,7 +49,9 @@ COLUMNS = {
 }
 
 
-def measure(results: dict[str, Any], name: str, model: Any, data: dict[str, Any], protocol: DepthProtocol) -> None:
+def measure(
+  results: dict[str, Any], name: str, model: Model | None, data: dict[str, Any], protocol: DepthProtocol
+) -> None:
   """Fill in the row of one model (None: rows of the bounds), unless it is of these very parameters and settings."""
   settings = {"data": data, "protocol": dataclasses.asdict(protocol), "samples": _SAMPLES.value}
   identity = json.loads(json.dumps({**settings, "params": None if model is None else checksum(model.params)}))

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from configs import gan2shape, gof, pigan, shadegan, stylegan2
+from shapegan_jax.data.pipeline import batch_spec
+from shapegan_jax.methods.base import Method
 from shapegan_jax.methods.catalog import build
 from shapegan_jax.planning.costs import Cost, count
 from shapegan_jax.rng import root_key
-from shapegan_jax.types import Scene
+from shapegan_jax.schedules import Stage
+from shapegan_jax.types import Array, Key, PyTree, Scene
 
 BATCH = 4
 WHOLE = 2**40  # points in flight: all at once, so that nothing is computed twice
@@ -27,11 +32,11 @@ WHOLE = 2**40  # points in flight: all at once, so that nothing is computed twic
 class Case:
   """A program `function(*inputs)`; `plain` is the same without rematerialisation, whose operations are the model's."""
 
-  function: Callable[..., Any]
-  plain: Callable[..., Any]
-  inputs: tuple[Any, ...]
+  function: Callable[..., PyTree]
+  plain: Callable[..., PyTree]
+  inputs: tuple[PyTree, ...]
   twin: dict[str, Any] | None = None  # arguments of `torch_twin.Step`
-  rounds: int | None = None  # turns of a loop whose length is not known before
+  rounds: int | None = None  # assumed trip count of a loop whose length is not known before
 
   def executed(self) -> Cost:
     """What the program computes."""
@@ -42,7 +47,7 @@ class Case:
     return count(jax.make_jaxpr(self.plain)(*self.inputs).jaxpr, rounds=self.rounds)
 
 
-def training(module: Any, resolution: int, *, sine: str = "fast", chunk_points: int = 0) -> Case:
+def training(module: ModuleType, resolution: int, *, sine: str = "fast", chunk_points: int = 0) -> Case:
   """One update of a published config at batch 4; with the compiler's sine, or other points in flight, to compare."""
   config = module.get_config("bfm")
   config.field.sine, config.rendering.chunk_points = sine, chunk_points
@@ -60,12 +65,10 @@ def training(module: Any, resolution: int, *, sine: str = "fast", chunk_points: 
   method, plain = build(config.to_dict()), build(_unchunked(config).to_dict())
   (stage, anneals), state = method.plan(0), method.init(root_key(0))
   anneals = {name: jnp.float32(value) for name, value in anneals.items()}
-  real = {
-    "image": jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (BATCH, resolution, resolution, 3)), jnp.float32)
-  }
+  real = _noise(stage)
   twin = None if module is gof else {"shaded": module is shadegan, "resolution": resolution, "batch": BATCH}
 
-  def update(method: Any) -> Callable[..., Any]:
+  def update(method: Method) -> Callable[..., PyTree]:
     return lambda state, real, key, anneals: method.update(state, real, key, anneals, stage=stage)
 
   return Case(update(method), update(plain), (state, real, root_key(1), anneals), twin)
@@ -78,7 +81,7 @@ def picture(resolution: int) -> Case:
   params = method.init_generator(root_key(0))
   latents, cameras = method.sample_latents(root_key(1), 1), method.sample_cameras(None, 1)
 
-  def render(method: Any) -> Callable[..., Any]:
+  def render(method: Method) -> Callable[..., PyTree]:
     return lambda params, latents: method.render(params, Scene(latents, cameras), resolution=resolution)
 
   return Case(render(method), render(plain), (params, latents))
@@ -90,7 +93,7 @@ def grid(points: int = 65_536) -> Case:
   params = method.init_generator(root_key(0))
   where = jnp.asarray(np.random.default_rng(0).uniform(-0.12, 0.12, (1, points, 3)), jnp.float32)
 
-  def query(params: Any, latents: Any, where: Any) -> Any:
+  def query(params: PyTree, latents: Array, where: Array) -> Array:
     return method.query(params, latents, where).raw
 
   return Case(query, query, (params, method.sample_latents(root_key(1), 1), where))
@@ -104,9 +107,9 @@ def pictures(resolution: int = 64) -> Case:
   method = build(config.to_dict())
   (stage, anneals), state = method.plan(1), method.init(root_key(0))
   anneals = {name: jnp.float32(value) for name, value in anneals.items()}
-  real = {"image": jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (8, resolution, resolution, 3)), jnp.float32)}
+  real = _noise(stage)
 
-  def update(state: Any, real: Any, key: Any, anneals: Any) -> Any:
+  def update(state: PyTree, real: PyTree, key: Key, anneals: PyTree) -> PyTree:
     return method.update(state, real, key, anneals, stage=stage)
 
   return Case(update, update, (state, real, root_key(1), anneals))
@@ -119,14 +122,20 @@ def lifting(mode: str) -> Case:
   state = jax.jit(method.init)(root_key(0))
   anneals = {name: jnp.float32(value) for name, value in method.plan(start)[1].items()}
 
-  def update(state: Any, key: Any, anneals: Any) -> Any:
+  def update(state: PyTree, key: Key, anneals: PyTree) -> PyTree:
     return method.update(state, {}, key, anneals, stage=stage)
 
-  # The one loop of unknown length, a ray's way over a relief, takes about a step a pixel.
+  # The one loop of unknown trip count, marching a ray over a relief, takes about one step per pixel.
   return Case(update, update, (state, root_key(1), anneals), rounds=stage.resolution)
 
 
-def _unchunked(config: Any) -> Any:
+def _noise(stage: Stage) -> dict[str, Array]:
+  """A batch of noise."""
+  spec, noise = batch_spec(stage), np.random.default_rng(0)
+  return {name: jnp.asarray(noise.uniform(-1, 1, shape), dtype) for name, (shape, dtype) in spec.items()}
+
+
+def _unchunked(config: ConfigDict) -> ConfigDict:
   config = config.copy_and_resolve_references()
   config.rendering.chunk_points = WHOLE
   return config
@@ -143,7 +152,7 @@ CASES: dict[str, Callable[[], Case]] = {
   "stylegan64": pictures,
   "lift_albedo": lambda: lifting("albedo"),
   "lift_encoder": lambda: lifting("encoder"),
-  "lift_collect": lambda: lifting("collect"),
+  "lift_collect": lambda: lifting("projection"),
   "lift_joint": lambda: lifting("joint"),
   "picture128": lambda: picture(128),
   "picture256": lambda: picture(256),

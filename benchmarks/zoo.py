@@ -16,11 +16,14 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
+
+if TYPE_CHECKING:
+  from shapegan_jax.model import Model
 
 _NAME = flags.DEFINE_string("name", None, "What the model will be called.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The finished and evaluated run.", required=True)
@@ -54,7 +57,6 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   from shapegan_jax import load
   from shapegan_jax.evaluation.preview import preview
-  from shapegan_jax.methods.base import has_shape
   from shapegan_jax.model import ZOO
   from shapegan_jax.reporting.writer import write_png
   from shapegan_jax.state import parameter_count
@@ -72,7 +74,7 @@ def main(argv: list[str]) -> None:
     raise SystemExit("--faults: say what is known to be wrong with the model")
   # What belongs to the machine it was trained on, and to nobody else.
   config = {**model.config, "data": {**model.config["data"], "cache_dir": None}}
-  model = type(model)(model.method, model.params, config, step=model.step)
+  model = dataclasses.replace(model, config=config)
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / "model.safetensors"
   (_halved(model) if _HALF.value else model).save(path)
@@ -80,7 +82,7 @@ def main(argv: list[str]) -> None:
     raise SystemExit(f"{path}: {path.stat().st_size:,} bytes, at most {LARGEST:,}")
   write_png(folder / "picture.png", preview(load(path), count=SEEDS))
   count, size = parameter_count(model.params), path.stat().st_size
-  pictures = SHAPES if has_shape(model.method) else PICTURES
+  pictures = SHAPES if model.method.has_shape else PICTURES
   (folder / "card.md").write_text(card(config, model.step, measured, faults, count, size, pictures))
   print(f"{path}: {size:,} bytes; {folder / 'card.md'}")
 
@@ -129,9 +131,9 @@ def _kept(config: dict[str, Any]) -> str:
   return "the average that is evaluated" if "averages" in config else "those of the last update"
 
 
-def _halved(model: Any) -> Any:
+def _halved(model: Model) -> Model:
   half = lambda x: x.astype(jnp.float16) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
-  return type(model)(model.method, jax.tree.map(half, model.params), model.config, step=model.step)
+  return dataclasses.replace(model, params=jax.tree.map(half, model.params))
 
 
 def _kept_faults(path: Path) -> str:

@@ -37,9 +37,9 @@ class FitConfig:
 
 
 def fit(
-  loss: Callable[[PyTree, Any], Array],
+  loss: Callable[[PyTree, PyTree], Array],
   params: PyTree,
-  batch_of: Callable[[int], Any],
+  batch_of: Callable[[int], PyTree],
   config: FitConfig,
   *,
   workdir: Path | None = None,
@@ -63,7 +63,7 @@ def fit(
   optimizer = optax.adam(config.schedule())
 
   @jax.jit
-  def update(state: PyTree, batch: Any) -> tuple[PyTree, Array]:
+  def update(state: PyTree, batch: PyTree) -> tuple[PyTree, Array]:
     value, gradient = jax.value_and_grad(loss)(state["params"], batch)
     updates, moments = optimizer.update(gradient, state["optimizer"])
     late = state["step"] >= config.steps - max(1, config.steps // 10)

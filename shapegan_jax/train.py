@@ -27,7 +27,7 @@ from shapegan_jax.evaluation.measures import Context, Measure, listed, measure_a
 from shapegan_jax.evaluation.preview import preview
 from shapegan_jax.files import AnyPath, located
 from shapegan_jax.methods.base import Method
-from shapegan_jax.methods.catalog import build, resolve
+from shapegan_jax.methods.catalog import build, check_method, resolve
 from shapegan_jax.model import Model, with_dependencies
 from shapegan_jax.planning.costs import peak_bytes
 from shapegan_jax.programs import stage_words, trace_update
@@ -77,6 +77,8 @@ def train(
     UserError: settings, data or workdir are at fault, or a number is no longer finite.
   """
   settings = check_run(config, data=source is None)
+  if method is None:
+    check_method(config)
   measures = listed(dataclasses.asdict(settings.evaluation), training=True)
   parallel.enable_compilation_cache()
   workdir, active = located(workdir), parallel.is_writer()
@@ -157,7 +159,9 @@ def _loop(run: Run, state: PyTree, first_step: int, batches: Iterator[PyTree]) -
   return state
 
 
-def _restore_or_init(method: Method, key: Key, mesh: Mesh, checkpoints: Checkpoints, given: Any) -> tuple[PyTree, int]:
+def _restore_or_init(
+  method: Method, key: Key, mesh: Mesh, checkpoints: Checkpoints, given: PyTree
+) -> tuple[PyTree, int]:
   """The newest checkpoint's state and its step, or a fresh state and 0."""
   sharding, step = parallel.replicated(mesh), checkpoints.latest_step()
   if step is None:
@@ -205,7 +209,7 @@ def _announce(run: Run, state: PyTree, first_step: int) -> None:
   say(f"devices    {used} x {run.mesh.devices.flat[0].device_kind}{notice}")
 
 
-def _compile(run: Run, stage: Stage, step: int, arguments: tuple[PyTree, ...]) -> Any:
+def _compile(run: Run, stage: Stage, step: int, arguments: tuple[PyTree, ...]) -> jax.stages.Compiled:
   """The update of a stage as one program; says what it costs."""
   begun = time.monotonic()
   program = trace_update(run.method, run.mesh, stage, arguments).lower().compile()

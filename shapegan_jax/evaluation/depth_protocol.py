@@ -25,7 +25,6 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +32,7 @@ import numpy as np
 from tqdm import tqdm
 
 from shapegan_jax.batches import padded_batches
+from shapegan_jax.data.sources import Source
 from shapegan_jax.errors import UserError
 from shapegan_jax.files import aside
 from shapegan_jax.fitting import FitConfig, fit
@@ -82,7 +82,7 @@ class Pairs:
     return Pairs(self.images[index], self.depth[index], self.mask[index])
 
   @classmethod
-  def of(cls, source: Any, count: int | None = None, *, far: float) -> Pairs:
+  def of(cls, source: Source, count: int | None = None, *, far: float) -> Pairs:
     """The first examples of a data set (None: all); depth outside its masks becomes `far`.
 
     Raises:
@@ -179,7 +179,7 @@ def average_depth(pairs: Pairs) -> np.ndarray:
   return np.where(count > 0, total / np.maximum(count, 1), total.sum() / max(count.sum(), 1)).astype(np.float32)
 
 
-def checksum(tree: Any) -> int:
+def checksum(tree: PyTree) -> int:
   """A number that tells trees of arrays apart."""
   value = 0
   for leaf in jax.tree.leaves(tree):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
 
 from shapegan_jax.batches import padded_batches
+from shapegan_jax.data.sources import Source
 from shapegan_jax.geometry.depthmaps import normals_from_depth
 from shapegan_jax.geometry.pixels import pixel_grid
 from shapegan_jax.metrics import shape
@@ -64,7 +64,7 @@ def _measure(rendering: Rendering, cameras: Cameras) -> dict[str, Array]:
   return measured
 
 
-def data_depth_deviation(source: Any, *, examples: int = 256) -> float | None:
+def data_depth_deviation(source: Source, *, examples: int = 256) -> float | None:
   """Median depth deviation (world units) of the first examples of a data set that knows its depth; else None."""
   deviations = []
   for i in range(min(examples, len(source))):

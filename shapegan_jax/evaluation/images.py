@@ -6,7 +6,7 @@ has two parts: `values`, and the `protocol` that made them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,13 +35,12 @@ from shapegan_jax.metrics.features import (
 from shapegan_jax.model import Model
 from shapegan_jax.networks.features import inception, random_features
 from shapegan_jax.networks.features.perceptual import NetName, load_perceptual, perceptual_features
+from shapegan_jax.reporting.progress import ProgressBar
 from shapegan_jax.rng import root_key, stream
 from shapegan_jax.run_settings import FeatureName
-from shapegan_jax.types import Array
+from shapegan_jax.types import Array, PyTree
 
 NETWORKS = get_args(FeatureName)
-Progress = Callable[[Iterable[int], str], Iterable[int]]
-"""`tools.shared.outputs.progress`, or anything that hands the items on."""
 
 # Pictures smaller than this are enlarged to it: the sides at which the features were seen to order degradations.
 _LEAST_SIZE = {"alexnet": 128, "vgg16": 64}
@@ -87,7 +86,7 @@ def _perceptual(name: NetName, weights: str | Path | None) -> FeatureNetwork:
   least, (label, layer) = _LEAST_SIZE[name], _LAST_TAP[name]
 
   @jax.jit
-  def forward(net: Any, pictures: Array) -> Array:
+  def forward(net: PyTree, pictures: Array) -> Array:
     images = _signed(pictures)
     if min(images.shape[1:3]) < least:
       images = jax.image.resize(images, (images.shape[0], least, least, 3), "bilinear")
@@ -107,7 +106,7 @@ def _inception(path: Path) -> FeatureNetwork:
   params = jax.device_put(params)
 
   @jax.jit
-  def forward(params: Any, pictures: Array) -> tuple[Array, Array]:
+  def forward(params: PyTree, pictures: Array) -> tuple[Array, Array]:
     features = inception.inception_features(params, inception.inception_input(pictures))
     return features, inception.inception_probabilities(params, features)
 
@@ -148,7 +147,7 @@ def image_report(
   truncation: float = 1.0,
   subsets: int = 100,
   cache: dict[Any, Features] | None = None,
-  progress: Progress = lambda items, label: items,
+  progress: ProgressBar = lambda items, label: items,
 ) -> dict[str, dict[str, Any]]:
   """Distances between the model's pictures and the real ones; the same for every call.
 
@@ -221,7 +220,7 @@ def image_report(
 
 
 def _real(
-  source: Source, count: int, resolution: int, batch: int, progress: Progress
+  source: Source, count: int, resolution: int, batch: int, progress: ProgressBar
 ) -> Iterator[UInt8[np.ndarray, "b h w 3"]]:
   order = np.asarray(jax.random.permutation(stream(root_key(0), "image_report_real"), len(source)))[:count]
   for start in progress(range(0, count, batch), "real pictures"):
@@ -230,7 +229,7 @@ def _real(
 
 
 def _fake(
-  model: Model, count: int, resolution: int, batch: int, truncation: float, progress: Progress
+  model: Model, count: int, resolution: int, batch: int, truncation: float, progress: ProgressBar
 ) -> Iterator[UInt8[np.ndarray, "b h w 3"]]:
   scenes = model.sample_scene(count, stream(root_key(0), "image_report_fake"))
   batches = padded_batches(scenes, batch)

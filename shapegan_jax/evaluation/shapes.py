@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from shapegan_jax.evaluation.depth_protocol import (
 )
 from shapegan_jax.geometry.intervals import deltas_of, uniform_points
 from shapegan_jax.geometry.surfaces import first_crossing, refine_root
+from shapegan_jax.methods.base import FieldMethod
 from shapegan_jax.metrics import consistency, depth_errors
 from shapegan_jax.model import Model
 from shapegan_jax.rendering.compositing import weights_from_alphas
@@ -37,8 +38,6 @@ from shapegan_jax.reporting.previews import depth_colors, labelled_grid
 from shapegan_jax.reporting.writer import write_png
 from shapegan_jax.rng import root_key, stream
 from shapegan_jax.types import Array, Cameras, Codes, Lights, PyTree, Rays, Rendering
-
-T = TypeVar("T")
 
 CONSTANT, MEAN, SUPERVISED = "constant", "mean", "supervised"
 """Rows of a depth report that no generator has part in."""
@@ -211,7 +210,7 @@ def weighted_variance(
 
 
 def _ray_variance(
-  method: Any,
+  method: FieldMethod,
   params: PyTree,
   codes: Codes,
   cameras: Cameras,
@@ -220,9 +219,9 @@ def _ray_variance(
   points: int,
 ) -> tuple[Array, Array]:
   """(variance, opaque) of every ray, [b, resolution^2]."""
-  rays = method.cameras.picture_rays(cameras, resolution)
-  before = method.surface.half_width[0] / 2 if hasattr(method, "surface") else None
-  opacity = method.compositor().opacity
+  rays = method.rays(cameras, resolution)
+  before = method.surface_margin
+  opacity = method.opacity_of(params)
 
   def one_row(rays: Rays) -> tuple[Array, Array]:
     t = uniform_points(rays.near, rays.far, points)

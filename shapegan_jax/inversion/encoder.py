@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from shapegan_jax.batches import padded_batches
 from shapegan_jax.checkpoints import claim_workdir, export_safetensors, import_safetensors
 from shapegan_jax.data.images import resample
 from shapegan_jax.errors import UserError
@@ -27,9 +27,11 @@ from shapegan_jax.files import aside
 from shapegan_jax.fitting import FitConfig, fit
 from shapegan_jax.inversion.latent_space import CodeSpace, fingerprint, measure
 from shapegan_jax.metrics.pose_light import pose_error_deg
+from shapegan_jax.model import Model
 from shapegan_jax.networks.image_encoders import ImageEncoder
+from shapegan_jax.reporting.progress import ProgressBar
 from shapegan_jax.rng import root_key, stream
-from shapegan_jax.types import Array, Cameras, Codes, Lights, PyTree
+from shapegan_jax.types import Array, Cameras, Codes, Key, Lights, PyTree, Scene
 
 _KIND = "shapegan encoder 1"
 _CHUNK = 256  # samples of a file of the pool
@@ -58,16 +60,16 @@ class Encoder:
 
   network: ImageEncoder
   params: PyTree
-  scales: Mapping[str, Any]
+  scales: Mapping[str, Array]
   model: str
   numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)  # how well it did on the pool's test chunk
 
-  def __call__(self, pictures: Float[np.ndarray, "n r r 3"], model: Any) -> tuple[Codes, Cameras, Lights | None]:
+  def __call__(self, pictures: Float[np.ndarray, "n r r 3"], model: Model) -> tuple[Codes, Cameras, Lights | None]:
     """Codes, cameras and lights of pictures in [0, 1] of any size, for the `model` it belongs to."""
     images = 2 * jnp.asarray(resample(pictures, self.network.resolution)) - 1
     return self._read(self.network.apply({"params": self.params}, images), model)
 
-  def _read(self, answer: tuple[Array, Array, Array], model: Any) -> tuple[Codes, Cameras, Lights | None]:
+  def _read(self, answer: tuple[Array, Array, Array], model: Model) -> tuple[Codes, Cameras, Lights | None]:
     scales, (codes, pose, light) = self.scales, answer
     codes = scales["code_mean"][None] + scales["code_deviation"][None] * codes
     sizes = [values.shape[-1] for values in _code_shapes(model)]
@@ -86,7 +88,7 @@ class Encoder:
 _NETWORK = ("code_size", "light_size", "resolution", "width", "max_width")
 
 
-def read_encoder(path: str | Path, model: Any) -> Encoder:
+def read_encoder(path: str | Path, model: Model) -> Encoder:
   """The encoder in a file.
 
   Raises:
@@ -105,17 +107,17 @@ def read_encoder(path: str | Path, model: Any) -> Encoder:
 
 
 def train_encoder(
-  model: Any,
+  model: Model,
   workdir: Path,
   config: EncoderConfig,
   fit_config: FitConfig,
   *,
-  progress: Callable[[Any, str], Any] = lambda items, label: items,
+  progress: ProgressBar = lambda items, label: items,
 ) -> Encoder:
   """The encoder of a model (`shapegan_jax.load`). Pictures and checkpoints are in `workdir`, where it goes on from.
 
   Args:
-    progress: wraps an iterable and a label, such as `tools.shared.outputs.progress`.
+    progress: wraps long loops, such as `reporting.progress.progress`.
 
   Raises:
     UserError: the workdir belongs to another encoder, or training failed.
@@ -160,7 +162,7 @@ def train_encoder(
   return dataclasses.replace(encoder, numbers=_test(encoder, pool, targets))
 
 
-def _chunk(model: Any, path: Path, config: EncoderConfig, index: int) -> dict[str, np.ndarray]:
+def _chunk(model: Model, path: Path, config: EncoderConfig, index: int) -> dict[str, np.ndarray]:
   """Chunk `index` of the pool, read from `path` or drawn and written there."""
   if path.exists():
     try:
@@ -169,13 +171,13 @@ def _chunk(model: Any, path: Path, config: EncoderConfig, index: int) -> dict[st
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
       pass  # damaged: drawn again
   key = stream(root_key(config.seed), "encoder pool", index)
+  # Not `sample_scene`: each of the three has a stream of a stream, which fixes what is in the files of a pool.
   latents = model.sample_latents(_CHUNK, stream(key, "latents"))
   cameras = model.sample_cameras(_CHUNK, stream(key, "cameras"))
   lights = model.sample_lights(_CHUNK, stream(key, "lights"))
   images = []
-  for first in range(0, _CHUNK, _RENDERED):
-    some = jax.tree.map(lambda x, first=first: x[first : first + _RENDERED], (latents, cameras, lights))
-    rgb = model.render(*some, resolution=config.resolution).rgb
+  for some, _ in padded_batches(Scene(latents, cameras, lights), _RENDERED):
+    rgb = model.render(some.latents, some.cameras, some.lights, resolution=config.resolution).rgb
     images.append(np.round(255 * np.clip(np.asarray(rgb), 0, 1)).astype(np.uint8))
   chunk = {
     "images": np.concatenate(images),
@@ -206,7 +208,7 @@ def _scales(space: CodeSpace) -> dict[str, Array]:
   return scales
 
 
-def _targets(model: Any, pool: dict[str, np.ndarray], scales: dict[str, Array]) -> dict[str, np.ndarray]:
+def _targets(model: Model, pool: dict[str, np.ndarray], scales: dict[str, Array]) -> dict[str, np.ndarray]:
   """What the network should answer for the pool, standardised."""
   codes = np.concatenate([np.asarray(values) for values in model.codes(jnp.asarray(pool["latents"])).values], -1)
   given = {"code": codes, "pose": pool["pose"], "light": pool["light"]}
@@ -218,7 +220,7 @@ def _targets(model: Any, pool: dict[str, np.ndarray], scales: dict[str, Array]) 
   return {"codes": standard["code"], "pose": standard["pose"], "light": standard.get("light", pool["light"])}
 
 
-def _weathered(images: UInt8[Array, "b r r 3"], key: Any, noise: float) -> Float[Array, "b r r 3"]:
+def _weathered(images: UInt8[Array, "b r r 3"], key: Key, noise: float) -> Float[Array, "b r r 3"]:
   """The pictures in [-1, 1], a little blurred and noisy: photographs are not drawn by the generator."""
   x = images.astype(jnp.float32) / 127.5 - 1
   share, level, grain = jax.random.split(key, 3)
@@ -234,8 +236,8 @@ def _test(encoder: Encoder, pool: dict[str, np.ndarray], targets: dict[str, np.n
   """How well the encoder reads the pictures that it has not seen."""
   images = pool["images"][-_CHUNK:].astype(np.float32) / 127.5 - 1
   answers = [
-    jax.device_get(encoder.network.apply({"params": encoder.params}, jnp.asarray(images[i : i + _RENDERED])))
-    for i in range(0, _CHUNK, _RENDERED)
+    jax.device_get(encoder.network.apply({"params": encoder.params}, jnp.asarray(some)))
+    for some, _ in padded_batches(images, _RENDERED)
   ]
   codes, pose, light = (np.concatenate(parts) for parts in zip(*answers, strict=True))
   angles = np.asarray(encoder.scales["pose_mean"]) + np.asarray(encoder.scales["pose_deviation"]) * pose
@@ -250,5 +252,5 @@ def _test(encoder: Encoder, pool: dict[str, np.ndarray], targets: dict[str, np.n
   return numbers
 
 
-def _code_shapes(model: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+def _code_shapes(model: Model) -> tuple[jax.ShapeDtypeStruct, ...]:
   return jax.eval_shape(model.codes, jax.eval_shape(lambda: model.sample_latents(1))).values

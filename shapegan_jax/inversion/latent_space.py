@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from shapegan_jax.geometry.cameras import MAX_PITCH
-from shapegan_jax.methods.base import Method
+from shapegan_jax.methods.base import Method, sample_scene
 from shapegan_jax.rng import root_key, stream
 from shapegan_jax.types import Cameras, Codes, Lights, PyTree, record
 
@@ -84,20 +84,18 @@ class CodeSpace:
 def measure(method: Method, params: PyTree) -> CodeSpace:
   """The space of a generator, from samples that are always the same."""
   key = stream(root_key(0), "code space")
-  latents = method.sample_latents(stream(key, "latents"), _SAMPLES)
-  codes = [np.asarray(values, np.float64) for values in method.codes(params, latents).values]
+  scene = sample_scene(method, key, _SAMPLES)
+  codes = [np.asarray(values, np.float64) for values in method.codes(params, scene.latents).values]
   means = [values.mean(0) for values in codes]
   away = np.concatenate([values - mean for values, mean in zip(codes, means, strict=True)], -1)
   _, lengths, directions = np.linalg.svd(away / np.sqrt(_SAMPLES - 1), full_matrices=False)
   kept = (lengths**2 > _LEAST_VARIANCE * lengths[0] ** 2)[:_MOST_AXES].sum()
   axes = lengths[:kept, None] * directions[:kept]
   cuts = np.cumsum([mean.size for mean in means])[:-1]
-  cameras = method.sample_cameras(stream(key, "cameras"), _SAMPLES)
-  poses = np.stack([cameras.yaw, cameras.pitch], -1).astype(np.float64)
-  lights = method.sample_lights(stream(key, "lights"), _SAMPLES)
+  poses = np.stack([scene.cameras.yaw, scene.cameras.pitch], -1).astype(np.float64)
   mean = root = None
-  if lights is not None:
-    light_codes = np.asarray(lights.code, np.float64)
+  if scene.lights is not None:
+    light_codes = np.asarray(scene.lights.code, np.float64)
     values, vectors = np.linalg.eigh(np.cov(light_codes, rowvar=False))
     mean, root = light_codes.mean(0), (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
   found = (

@@ -75,11 +75,11 @@ def _examples(model: Model) -> tuple[Float[np.ndarray, "m d"], Float[np.ndarray,
   features, codes = [], []
   for batch in progress(range(_BATCHES), "learning what light does"):
     key = stream(root_key(0), "light_fit", batch)
-    inputs = model.sample_latents(_BATCH, key), model.sample_cameras(_BATCH, key), model.mean_lights(_BATCH)
-    rendering = model.render(*inputs, resolution=_SIZE)
+    scene = model.sample_scene(_BATCH, key)
+    rendering = model.render(scene.latents, scene.cameras, model.mean_lights(_BATCH), resolution=_SIZE)
     for i in range(_LIGHTS):
       lights = model.sample_lights(_BATCH, jax.random.fold_in(key, i))
-      shaded = relit(rendering, lights, model.method.rendering.background)
+      shaded = relit(rendering, lights, model.method.background)
       features.append(_features(np.asarray(shaded, np.float64)))
       codes.append(np.asarray(lights.code, np.float64))
   return np.concatenate(features), np.concatenate(codes)

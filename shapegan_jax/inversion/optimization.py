@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +27,7 @@ from shapegan_jax.data.images import resample
 from shapegan_jax.errors import UserError
 from shapegan_jax.inversion.encoder import Encoder
 from shapegan_jax.inversion.latent_space import CodeSpace, Point, measure
+from shapegan_jax.model import Model
 from shapegan_jax.networks.features.perceptual import load_perceptual, perceptual_distance
 from shapegan_jax.types import Array, Cameras, Codes, Lights, PyTree, Rendering, Scene
 
@@ -92,7 +92,7 @@ class Inversion:
 class Inverter:
   """Finds photographs in a model. What it compiles is used again for as many photographs at a time."""
 
-  def __init__(self, model: Any, config: InversionConfig | None = None, *, encoder: Encoder | None = None):
+  def __init__(self, model: Model, config: InversionConfig | None = None, *, encoder: Encoder | None = None):
     """Args:
     model: the generator (`shapegan_jax.load`).
     config: how hard to look.
@@ -109,8 +109,7 @@ class Inverter:
         raise UserError(f"perceptual: the model's pictures have less than {_SMALLEST_PERCEPTUAL} pixels; leave it out")
       self._net = load_perceptual("alexnet")
     # Fewer samples are enough to see where to go.
-    rendering = dataclasses.replace(model.method.rendering, eval_samples=self.config.samples)
-    self._method = dataclasses.replace(model.method, rendering=rendering)
+    self._method = model.method.with_eval_samples(self.config.samples)
     self._adam = optax.scale_by_adam(b2=0.99)
     self._advance = jax.jit(self._some_steps, static_argnames=("resolution",))
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,23 @@ from shapegan_jax.types import Array, Key, PyTree, record
 
 _PER_CALL = 10  # steps between two reports of progress
 _MEASURED = 4096  # latents from which mean and deviation are taken
+
+
+@runtime_checkable
+class PictureGenerator(Protocol):
+  """What projection asks of a 2D generator, a pytree of its parameters; `methods.stylegan2.frozen.FrozenGan` is one."""
+
+  @property
+  def resolution(self) -> int: ...
+
+  def sample(self, key: Key, n: int, truncation: float = 1.0) -> Float[Array, "n d"]:
+    """Random latents, in the space that is searched."""
+
+  def image(self, w: Float[Array, "b d"]) -> Float[Array, "b r r 3"]:
+    """Images of latents, in [-1, 1]."""
+
+  def features(self, image: Float[Array, "b h w 3"]) -> tuple[Array, ...]:
+    """Feature maps by which images are compared."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +102,7 @@ class _Search:
 class Projector:
   """Finds photographs in a generator. What it compiles is used again for as many photographs at a time."""
 
-  def __init__(self, gan: Any, config: ProjectionConfig | None = None):
+  def __init__(self, gan: PictureGenerator, config: ProjectionConfig | None = None):
     """Args:
     gan: a frozen generator with its discriminator (`methods.stylegan2.frozen.FrozenGan`).
     config: how hard to look.
@@ -148,7 +165,7 @@ class Projector:
     return _Search(place, self._adam.init(place), place, jnp.full(len(place), jnp.inf, place.dtype))
 
   def _some_steps(
-    self, gan: Any, search: _Search, targets: tuple[Array, Array], key: Key, first: Array, many: Array
+    self, gan: PictureGenerator, search: _Search, targets: tuple[Array, Array], key: Key, first: Array, many: Array
   ) -> tuple[_Search, Array]:
     """Steps `first` to `first + many` (at most `_PER_CALL`): (the searches, their objectives [_PER_CALL, m])."""
     config = self.config
@@ -177,7 +194,7 @@ class Projector:
 
     return jax.lax.fori_loop(0, many, step, (search, jnp.zeros((_PER_CALL, m))))
 
-  def _objective(self, gan: Any, latent: Array, target: Array, mask: Array) -> Array:
+  def _objective(self, gan: PictureGenerator, latent: Array, target: Array, mask: Array) -> Array:
     """Of one photograph (all with a leading axis of 1)."""
     config, image = self.config, gan.image(latent)
     total = config.l1 * masked_l1(image, target, mask) if config.l1 else jnp.zeros(())

@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from shapegan_jax.batches import padded_batches
 from shapegan_jax.errors import UserError
 from shapegan_jax.geometry.triangles import interpolate, project, rasterize
 from shapegan_jax.meshing import meshes
 from shapegan_jax.meshing.meshes import Grid, Mesh
-from shapegan_jax.methods.base import frontal_viewdirs
+from shapegan_jax.methods.base import FieldMethod, frontal_viewdirs
 from shapegan_jax.methods.volume_gan.renderer import device_chunk_points
 from shapegan_jax.model import Model
 from shapegan_jax.rendering.compositing import composite, weights_from_alphas
-from shapegan_jax.rendering.volume import Density
 from shapegan_jax.reporting.progress import progress
 from shapegan_jax.types import Array, Codes, Lights, PyTree
 
@@ -47,27 +47,22 @@ class Extracted:
 class Extractor:
   """Meshes of one model's subjects; its functions are compiled once, whatever the subject and the resolution.
 
-  `half`: half the side of the cube around the origin that holds what the cameras can see between near and far. Rays end
-  there, so the object lies within max(radius - near, far - radius) of the origin, for the largest radius where cameras
-  vary theirs (`near` and `far` are those of the largest then).
+  `half`: half the side of the cube around the origin that holds what the cameras can see (`FieldMethod.half_extent`).
   """
 
   def __init__(self, model: Model):
-    cameras = model.method.cameras
-    radius = max(cameras.radius, getattr(cameras, "radius_max", 0.0))
-    opacity = model.method.compositor().opacity
+    method: FieldMethod = model.method
+    opacity, field_fn = method.opacity, method.field_fn
     self.model = model
-    self.half = float(max(radius - cameras.near, cameras.far - radius))
-    self.density = isinstance(opacity, Density)
-    self.unit = "density per world unit" if self.density else "occupancy logit"
+    self.half = float(method.half_extent)
+    self.density = opacity.surface_raw is None
+    self.unit = opacity.unit
     self._steps = _DEPTH_STEPS if self.density else 1
     self._chunk = device_chunk_points()
-    field_fn = model.method.generator.field_fn
 
     def values(params: PyTree, codes: tuple[Array, ...], points: Array) -> Array:
       raw = field_fn(params, codes, None)(points[:, None], frontal_viewdirs(points)).raw[:, 0]
-      # A density without its clamp at 0, which would bend the surface; softplus bends nothing.
-      return jax.nn.softplus(raw) if self.density and opacity.clamp == "softplus" else raw
+      return opacity.level_values(raw)
 
     def colors(
       params: PyTree, codes: tuple[Array, ...], light: Lights | None, spacing: Array, points: Array, normals: Array
@@ -77,7 +72,7 @@ class Extractor:
       samples = field_fn(params, codes, light)(along, frontal_viewdirs(points))
       if self._steps == 1:
         return samples.color[:, 0]
-      weights = weights_from_alphas(opacity(samples.raw, jnp.full_like(samples.raw, spacing)))
+      weights = weights_from_alphas(method.opacity_of(params)(samples.raw, jnp.full_like(samples.raw, spacing)))
       return composite(weights, samples.color) / jnp.maximum(weights.sum(-1, keepdims=True), 1e-6)
 
     self._values, self._colors = jax.jit(values), jax.jit(colors)
@@ -112,7 +107,7 @@ class Extractor:
     values = meshes.dense_samples(field, look, chunk=self._chunk)
     _check_finite(values)
     low, high = float(values.min()), float(values.max())
-    seen = meshes.visible_level(values, look.spacing) if self.density else 0.0
+    seen = meshes.visible_level(values, look.spacing) if self.density else self.model.method.opacity.surface_raw
     if level is None and not low < seen < high:
       raise UserError(f"mesh: no surface; the field is {low:.6g} to {high:.6g} ({self.unit}) and never passes {seen:g}")
     level = seen if level is None else float(level)
@@ -166,11 +161,11 @@ class Extractor:
 def _in_chunks(
   function: Callable[..., Array], arrays: tuple[Float[np.ndarray, "p 3"], ...], chunk: int, label: str
 ) -> Float[np.ndarray, "p 3"]:
-  """`function` of `chunk` rows at a time; the last chunk is filled up, so that it is compiled for one shape."""
-  answers = np.empty(arrays[0].shape, np.float32)
-  for start in progress(range(0, len(answers), chunk), label, -(-len(answers) // chunk)):
-    parts = (np.resize(array[start : start + chunk], (chunk, 3)) for array in arrays)
-    answers[start : start + chunk] = function(*parts)[: len(answers) - start]
+  """`function` of `chunk` rows at a time."""
+  answers, start = np.empty(arrays[0].shape, np.float32), 0
+  for part, fresh in progress(padded_batches(arrays, chunk), label, -(-len(answers) // chunk)):
+    answers[start : start + fresh] = function(*part)[:fresh]
+    start += fresh
   return answers
 
 

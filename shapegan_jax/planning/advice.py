@@ -47,10 +47,10 @@ def gentle(run: RunPlan, points: int) -> Changes:
     points = config["rendering"]["chunk_points"] or points
     while (points := points // 4) >= FEWEST_POINTS:
       yield f"--config.rendering.chunk_points={points}", with_points(config, points)
-  if parts := getattr(run.stages[0].stage, "parts", 0):
+  if parts := getattr(run.stages[0].stage, "micro_batches", 0):
     common = math.gcd(*table["batch_size"])
     for more in (n for n in range(parts + 1, common + 1) if common % n == 0):
-      yield f"--config.stages.parts={more}", _with_stages(config, parts=more)
+      yield f"--config.stages.micro_batches={more}", _with_stages(config, micro_batches=more)
 
 
 def more_devices(run: RunPlan, limit: float | int) -> str | None:
@@ -95,7 +95,7 @@ def _batch_that_fits(run: RunPlan, row: int, limit: float | int) -> int | None:
   plans = [plan for plan in run.stages if starts[row] <= plan.start < starts[row + 1]]
   # What is looked at together must stay whole: by top-k, by the minibatch deviation, by a part, by a device.
   topk = table["topk_group"][row] if "topk_group" in table else 0
-  together = (topk or 1, run.config.get("discriminator", {}).get("group", 1), table.get("parts", 1))
+  together = (topk or 1, run.config.get("discriminator", {}).get("group", 1), table.get("micro_batches", 1))
   unit = math.lcm(run.mesh.shape[parallel.DATA], *together)
   sizes = [batch, *(size for size in range(batch - 1, 0, -1) if size % unit == 0)]
   return next((size for size in sizes if all(_needed(run, p, size / batch) <= limit for p in plans)), None)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+from jax.extend.core import Jaxpr, JaxprEqn
 from jax.interpreters.partial_eval import dce_jaxpr
 
 
@@ -54,7 +55,7 @@ def flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Cost:
   return count(jax.make_jaxpr(lambda *a: function(*a, **kwargs))(*args).jaxpr)
 
 
-def count(jaxpr: Any, *, rounds: int | None = None) -> Cost:
+def count(jaxpr: Jaxpr, *, rounds: int | None = None) -> Cost:
   """The cost of a jaxpr (of `jax.stages.Traced`, say), of all devices of its mesh together; see `flops`.
 
   What leads to no result, such as the half of a derivative that nobody asked for, is not counted: the compiler leaves
@@ -64,7 +65,7 @@ def count(jaxpr: Any, *, rounds: int | None = None) -> Cost:
   return _count(used, rounds)
 
 
-def _count(jaxpr: Any, rounds: int | None) -> Cost:
+def _count(jaxpr: Jaxpr, rounds: int | None) -> Cost:
   total, of = Cost(), functools.partial(_count, rounds=rounds)
   for equation in jaxpr.eqns:
     name, params = equation.primitive.name, equation.params
@@ -90,20 +91,20 @@ def _count(jaxpr: Any, rounds: int | None) -> Cost:
   return total
 
 
-def _dot(equation: Any) -> int:
+def _dot(equation: JaxprEqn) -> int:
   (contracted, _), _ = equation.params["dimension_numbers"]
   left = equation.invars[0].aval
   return 2 * equation.outvars[0].aval.size * math.prod(left.shape[axis] for axis in contracted)
 
 
-def _convolution(equation: Any) -> int:
+def _convolution(equation: JaxprEqn) -> int:
   """2 x output x kernel of one output; zeros put between inputs (a transposed convolution's) are not multiplied."""
   kernel, numbers = equation.invars[1].aval, equation.params["dimension_numbers"]
   one = kernel.size // kernel.shape[numbers.rhs_spec[0]]
   return 2 * equation.outvars[0].aval.size * one // math.prod(equation.params["lhs_dilation"])
 
 
-def _moved(equation: Any) -> int:
+def _moved(equation: JaxprEqn) -> int:
   arrays = [v.aval for v in (*equation.invars, *equation.outvars)]
   return sum(aval.size * aval.dtype.itemsize for aval in arrays)
 
@@ -119,7 +120,7 @@ _FREE = frozenset((
 """Primitives that move numbers and compute none."""
 
 
-def _elementwise(equation: Any) -> int:
+def _elementwise(equation: JaxprEqn) -> int:
   """An operation for each number that comes out, or, where more go in (a reduction), for each of these."""
   outputs = [v.aval for v in equation.outvars if hasattr(v.aval, "dtype")]
   if not any(jax.numpy.issubdtype(aval.dtype, jax.numpy.floating) for aval in outputs):
@@ -128,7 +129,7 @@ def _elementwise(equation: Any) -> int:
   return max([aval.size for aval in outputs] + inputs)
 
 
-def _inner(params: dict[str, Any]) -> Iterator[Any]:
+def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
   """The jaxprs that a primitive calls: jit, checkpoint, custom derivatives, shard_map."""
   for value in params.values():
     for part in value if isinstance(value, tuple | list) else (value,):

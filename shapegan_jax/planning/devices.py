@@ -113,7 +113,7 @@ def _best_of(program: Callable[..., Any], *inputs: Any) -> float:
   return best
 
 
-def memory_of(device: Any) -> int | None:
+def memory_of(device: jax.Device) -> int | None:
   """Bytes that jax may use on a device: its own limit, or what the machine has free now."""
   if device.platform != "cpu":
     return (device.memory_stats() or {}).get("bytes_limit")

@@ -42,7 +42,7 @@ class StagePlan:
   rows: int  # of the batch, on each device (where devices share the rays of a picture, on each group that does)
   cost: Cost
   memory: int
-  program: Any = dataclasses.field(repr=False, compare=False)
+  program: jax.stages.Compiled = dataclasses.field(repr=False, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)

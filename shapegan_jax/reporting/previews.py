@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -100,7 +100,7 @@ def yaw_labels(yaws_deg: Sequence[float] = YAWS_DEG) -> list[str]:
   return [f"yaw {yaw:+.0f}" if yaw else "yaw 0" for yaw in yaws_deg]
 
 
-def _pixels(values: Any) -> np.ndarray:
+def _pixels(values: Maps) -> np.ndarray:
   return np.asarray(values, np.float64)
 
 

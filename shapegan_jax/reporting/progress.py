@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
+
+ProgressBar = Callable[[Iterable[T], str], Iterable[T]]
+"""(items, label) -> the same items: `progress` below, or whatever shows how far a loop has come."""
 
 
 class Averages:

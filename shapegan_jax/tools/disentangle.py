@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from shapegan_jax.errors import UserError
+from shapegan_jax.methods.volume_gan.graf import Graf
 from shapegan_jax.model import Model
 from shapegan_jax.reporting.previews import labelled_grid
 from shapegan_jax.types import Key
@@ -24,7 +25,7 @@ def disentanglement_grid(
   Raises:
     UserError: the model's method has no separate codes.
   """
-  if not hasattr(model.method, "crossed_latents"):
+  if not isinstance(model.method, Graf):
     raise UserError("disentanglement_grid: this model has one code for shape and appearance; only GRAF separates them")
   crossed, cameras = model.method.crossed_latents(model.sample_latents(count, key)), model.central_cameras(count)
   rows = {f"look {i + 1}": model.render(crossed[i], cameras, resolution=resolution).rgb for i in range(count)}
