@@ -35,7 +35,8 @@ def networks(config: ConfigDict, widths: tuple[int, ...], *, latent: int) -> Non
   # GAN2Shape changes latents inside the mapping network and needs all of its published layers.
   config.mapping = ConfigDict({"size": latent, "layers": 8, "rate": 0.01})
   config.synthesis = ConfigDict({"channels": widths, "clamp": 0.0})
-  config.discriminator = ConfigDict({"channels": widths, "group": 4, "clamp": 0.0, "exported": True})
+  config.discriminator = ConfigDict({"channels": widths, "group": 4, "clamp": 0.0})
+  config.export = ConfigDict({"discriminator": True})
 
 
 def stages(**columns: tuple) -> ConfigDict:

@@ -139,7 +139,7 @@ class Model:
     Raises:
       UserError: the method's field has no surface of its own (only occupancy fields have: GOF).
     """
-    if not hasattr(self.method, "render_surface"):
+    if not self.method.has_surface:
       raise UserError("render_surface: this model is a density field without a surface; use render, or train GOF")
     return self._picture(True, latents, cameras, lights, key, resolution, truncation)
 

@@ -26,6 +26,19 @@ FORMAT = 1
 RENAMED = {
   "critic": "discriminator",
   "stages.parts": "stages.micro_batches",
+  "discriminator.exported": "export.discriminator",
+  "gan.network.critic": "gan.network.discriminator",
+  "gan.network.discriminator.exported": "gan.network.export.discriminator",
+  "subjects": "instances",
+  "instances.instance": "instances.instance_specific",
+  "stages.reading": "stages.pose_warmup",
+  "objectives.latents": "objectives.latent_regression",
+  "objectives.moments": "objectives.moment_matching",
+  "objectives.anchor": "objectives.depth_prior",
+  "objectives.height": "objectives.depth_scale",
+  "objectives.asked": "objectives.pose_consistency",
+  "optimizers.rise": "optimizers.warmup",
+  "optimizers.fall": "optimizers.cooldown",
 }
 """Settings of format 0 and what they are called now, as dotted names below `config`; a section stands for all in it."""
 
@@ -34,7 +47,7 @@ RENAMED = {
 class AtLeast:
   """The least value of a number: `width: Annotated[int, AtLeast(1)]`."""
 
-  least: float
+  least: int | float
 
 
 Count = Annotated[int, AtLeast(1)]
@@ -44,8 +57,12 @@ Natural = Annotated[int, AtLeast(0)]
 Weight = Annotated[float, AtLeast(0)]
 """A number that may not be negative."""
 
-Schema = Mapping[str, type | Mapping[str, type]]
-"""Section -> its dataclass, or, where `kind` chooses one, kind -> dataclass (the first is the default)."""
+Schema = Mapping[str, Any]
+"""Section -> its dataclass; or kind -> dataclass, where `kind` chooses one (the first is the default); or dataclass |
+None, where a section that is not there means something."""
+
+RUN_SETTINGS = ("method", "seed", "num_steps", "log_every", "preview", "checkpoint", "evaluation", "data")
+"""What a config holds beside the sections of its method: read by the loop and by the data."""
 
 
 def read_sections(config: Mapping[str, Any], schema: Schema, *, others: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -160,7 +177,9 @@ def _unknown(name: str, known: list[str], what: str) -> str:
   return f"no such {what}; {meant}{holder} has {', '.join(sorted(k.rpartition('.')[2] for k in known))}"
 
 
-def _chosen(cls: type | Mapping[str, type], values: Mapping[str, Any] | None, name: str) -> Any:
+def _chosen(cls: Any, values: Mapping[str, Any] | None, name: str) -> Any:
+  if isinstance(cls, types.UnionType):
+    return section(typing.get_args(cls)[0], values, name) if values else None
   if isinstance(cls, Mapping):
     kind = kind_of({name: values}, name, cls)
     return section(cls[kind], without_kind(values), name)
@@ -183,7 +202,7 @@ def _read(hint: Any, value: Any, name: str) -> Any:
 
 
 def _converted(hint: Any, value: Any, name: str) -> Any:
-  """`value`, or ValueError. Lists, as JSON has them, become tuples, and whole numbers floats where these are asked for."""
+  """`value` as `hint` asks for it (lists, as JSON has them, become tuples), or ValueError."""
   origin, arguments = typing.get_origin(hint), typing.get_args(hint)
   if hint is Any:
     return _frozen(value)

@@ -122,7 +122,7 @@ def _gan(
     slot = Slot("latent_avg", (sizes.latent,), "w_mean", "vector")
     params |= layouts.fill([slot], {"latent_avg": mean})
   resolution = 4 * 2 ** (len(sizes.channels) - 1)
-  section = {"channels": sizes.channels, "exported": False}
+  section = {"channels": sizes.channels}
   if discriminator is None:
     notes.append("the file holds no discriminator, which GAN2Shape needs")
   else:
@@ -134,6 +134,7 @@ def _gan(
     "mapping": {"size": sizes.latent, "layers": sizes.layers, "rate": 0.01},
     "synthesis": {"channels": sizes.channels, "clamp": float(clamp)},
     "discriminator": section,
+    "export": {"discriminator": discriminator is not None},
     "stages": {
       **{"start": (0,), "resolution": (resolution,), "batch_size": (16,)},
       **{"generator_rate": (2e-3,), "discriminator_rate": (2e-3,)},
@@ -155,7 +156,7 @@ def _discriminator(
     raise Unreadable("its discriminator lacks the blocks of StyleGAN2; is it another variant?")
   channels = [shapes[entrance][axis], *(shapes[name][axis] for name in kernels)]
   sizes = Sizes(tuple(channels[::-1]))
-  section = {"channels": sizes.channels, "group": group, "clamp": float(clamp), "exported": True}
+  section = {"channels": sizes.channels, "group": group, "clamp": float(clamp)}
   return _filled(names, names.discriminator(sizes), tensors), section
 
 

@@ -1,26 +1,35 @@
-"""What the loop, checkpoints, evaluators and tools may ask of a method, and how a config becomes one."""
+"""What the loop, checkpoints, evaluators and tools may ask of a method: two protocols, pictures and fields."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
+from shapegan_jax.rendering.opacities import Opacity, OpacityFn
 from shapegan_jax.rng import stream
 from shapegan_jax.schedules import Stage, Stages
-from shapegan_jax.types import Array, Cameras, Codes, FieldSamples, Key, Lights, PyTree, Rendering, Scene
-
-T = TypeVar("T")
+from shapegan_jax.types import Array, Cameras, Codes, FieldFn, FieldSamples, Key, Lights, PyTree, Rays, Rendering, Scene
 
 
 @runtime_checkable
 class Method(Protocol):
   """A way to learn shapes. Everything is pure; the method owns its state, of which others read only `state.step`.
 
-  A method whose pictures have no depth says so by `has_shape = False`; what needs depth is then left out.
+  A class that configs name (`methods.catalog`) also has `sections(config)`, the dataclass of each section that it
+  reads, `read(config)`, those dataclasses, and `from_config(config)`.
+
+  Attributes:
+    stages: (first step, stage), ascending.
+    has_shape: whether its pictures have depth; what needs depth is left out otherwise.
+    has_surface: whether its field has a surface that can be rendered alone (`render_surface`, see `methods.gof`).
+    uses_data: whether its updates read pictures of a data set.
   """
 
+  has_shape: bool
+  has_surface: bool
+  uses_data: bool
   stages: Stages
 
   def plan(self, step: int) -> tuple[Stage, dict[str, float]]:
@@ -73,14 +82,59 @@ class Method(Protocol):
   ) -> FieldSamples:
     """The field of each latent at world points [n, p, 3] seen along `viewdirs` [n, p, 3], with `gradient`.
 
-    Without `viewdirs` colour is seen from the front. A method whose field has a surface also offers `render_surface`
-    (see `methods.volume_gan.gof`).
+    Without `viewdirs` colour is seen from the front.
     """
 
 
-def has_shape(method: Method) -> bool:
-  """Whether the method's pictures have depth."""
-  return getattr(method, "has_shape", True)
+@runtime_checkable
+class FieldMethod(Method, Protocol):
+  """A method whose shapes are fields: what meshes, measures and the viewer evaluate along rays and at points.
+
+  Attributes:
+    opacity: the rule from raw values to alphas; `opacity_of` binds its parameters.
+    background: grey level in [0, 1] behind what a ray did not absorb.
+    half_extent: half the side of the cube around the origin that holds all that a camera of the prior sees.
+    surface_margin: how far before its surface an occupancy field may be ignored (world units); None for densities.
+    align: where the pixels of a picture lie (`geometry.pixels.Align`).
+    zooms: whether pictures may have another field of view than training's.
+    light_conditioned: whether colour itself depends on the light, beside the shading.
+    eval_samples: samples per ray and pass at inference.
+  """
+
+  opacity: Opacity
+
+  @property
+  def background(self) -> float: ...
+
+  @property
+  def half_extent(self) -> float: ...
+
+  @property
+  def surface_margin(self) -> float | None: ...
+
+  @property
+  def align(self) -> str: ...
+
+  @property
+  def zooms(self) -> bool: ...
+
+  @property
+  def light_conditioned(self) -> bool: ...
+
+  @property
+  def eval_samples(self) -> int: ...
+
+  def rays(self, cameras: Cameras, resolution: int) -> Rays:
+    """Every pixel's ray, [n, resolution^2], rows from the top."""
+
+  def field_fn(self, params: PyTree, codes: tuple[Array, ...], light: Lights | None) -> FieldFn:
+    """The field of one instance: `codes` and `light` without the leading axis."""
+
+  def opacity_of(self, params: PyTree) -> OpacityFn:
+    """The opacity with the parameters that were learned."""
+
+  def with_eval_samples(self, samples: int) -> FieldMethod:
+    """The same method with that many samples per ray and pass at inference."""
 
 
 def sample_scene(method: Method, key: Key, n: int) -> Scene:

@@ -21,21 +21,31 @@ METHODS = {
 """Name -> "module:Class"; a class is imported when it is asked for."""
 
 
-def method_class(name: str) -> type:
+def method_class(name: Any) -> type:
   """The class of a method: one of `Method`.
 
   Raises:
     UserError: no method has this name.
   """
-  if name not in METHODS:
+  if not isinstance(name, str) or name not in METHODS:
     raise UserError(f"config.method: no method is called {name!r}; the methods are {', '.join(METHODS)}")
   module, _, cls = METHODS[name].partition(":")
   return getattr(importlib.import_module(module), cls)
 
 
+def check_method(config: Mapping[str, Any]) -> None:
+  """Raise what `build` would raise for a setting, before a data set or another model is opened.
+
+  Raises:
+    UserError: an unknown method, a setting that it does not have, a value that may not stand there, or two that
+      contradict each other.
+  """
+  method_class(config.get("method")).read(config)
+
+
 def build(config: Mapping[str, Any]) -> Method:
-  """The method of a plain nested config (`ConfigDict.to_dict()`). Unknown methods and settings are errors."""
-  return method_class(config["method"]).from_config(config)
+  """The method of a plain nested config (`ConfigDict.to_dict()`). Raises what `check_method` raises."""
+  return method_class(config.get("method")).from_config(config)
 
 
 def resolve(config: dict[str, Any], source: Any) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def relight(
   _notes(loaded)
   rendering = next(drawing.draw(loaded, [subjects], ("rgb", "albedo", "normals"), resolution=size))
   strengths = _strengths(subjects, ambient, diffuse)
-  background = loaded.method.rendering.background
+  background = loaded.method.background
   if moving:
     _write_video(output, rendering, strengths, background, _circle(azimuth, elevation, frames), fps)
     return
@@ -146,7 +146,7 @@ def _check_light(
 def _notes(model: Model) -> None:
   if model.mean_lights(1) is None:
     print("note: this model knows no light: its colours are taken as albedo, though they hold some shading already")
-  elif model.config["field"].get("light_condition"):
+  elif model.method.light_conditioned:
     print("note: this model's albedo depends on the light; here it stays as under its own")
 
 

@@ -7,13 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from shapegan_jax.errors import UserError
 from shapegan_jax.objectives.adversarial import (
+  LogisticLoss,
+  RelativisticLoss,
+  choose_loss,
   consistency_loss,
-  discriminator_loss,
-  generator_loss,
-  logits_and_r1,
+  logits_and_penalty,
   top_k_mean,
 )
+
+LOGISTIC = LogisticLoss()
 
 
 def _softplus(x):
@@ -23,14 +27,29 @@ def _softplus(x):
 def test_losses_are_the_logistic_ones(rng):
   real, fake = rng.standard_normal((2, 6)).astype(np.float32)
   expected = _softplus(fake).mean() + _softplus(-real).mean()
-  np.testing.assert_allclose(discriminator_loss(jnp.asarray(real), jnp.asarray(fake)), expected, rtol=1e-6)
-  np.testing.assert_allclose(generator_loss(jnp.asarray(fake)), _softplus(-fake).mean(), rtol=1e-6)
+  np.testing.assert_allclose(LOGISTIC.discriminator(jnp.asarray(real), jnp.asarray(fake)), expected, rtol=1e-6)
+  np.testing.assert_allclose(LOGISTIC.generator(jnp.asarray(fake)), _softplus(-fake).mean(), rtol=1e-6)
+
+
+def test_the_relativistic_loss_compares_each_fake_with_its_real_picture(rng):
+  real, fake = rng.standard_normal((2, 6)).astype(np.float32)
+  loss, arrays = RelativisticLoss(), (jnp.asarray(real), jnp.asarray(fake))
+  np.testing.assert_allclose(loss.discriminator(*arrays), _softplus(-(real - fake)).mean(), rtol=1e-6)
+  np.testing.assert_allclose(loss.generator(arrays[1], arrays[0]), _softplus(-(fake - real)).mean(), rtol=1e-6)
+  assert loss.pairs
+  assert not LOGISTIC.pairs
+
+
+def test_an_unknown_loss_is_named():
+  assert choose_loss("logistic") == LOGISTIC
+  with pytest.raises(UserError, match=r"objectives.loss: 'hinge' is not one of logistic, relativistic"):
+    choose_loss("hinge")
 
 
 def test_a_fooled_discriminator_costs_the_generator_nothing_and_huge_logits_stay_finite():
-  assert generator_loss(jnp.array([1e4])) == 0
-  np.testing.assert_allclose(generator_loss(jnp.array([-1e4])), 1e4)
-  assert np.all(np.isfinite(jax.grad(generator_loss)(jnp.array([1e4, -1e4, 0.0]))))
+  assert LOGISTIC.generator(jnp.array([1e4])) == 0
+  np.testing.assert_allclose(LOGISTIC.generator(jnp.array([-1e4])), 1e4)
+  assert np.all(np.isfinite(jax.grad(LOGISTIC.generator)(jnp.array([1e4, -1e4, 0.0]))))
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8])
@@ -44,14 +63,15 @@ def test_top_k_counts_the_ceiling_of_the_fraction_of_the_highest_logits(rng, n):
 
 
 def test_top_k_of_equal_logits_keeps_the_count_and_only_the_kept_get_gradient():
-  gradient = jax.grad(lambda x: generator_loss(x, top_fraction=0.6))(jnp.zeros(5))
+  gradient = jax.grad(lambda x: LOGISTIC.generator(x, top_fraction=0.6))(jnp.zeros(5))
   np.testing.assert_allclose(gradient, [-1 / 6, -1 / 6, -1 / 6, 0, 0], rtol=1e-6)
 
 
 def test_r1_of_a_linear_discriminator_is_its_squared_weight_per_image(rng):
   weight = jnp.asarray(rng.standard_normal((4, 4, 3)), jnp.float32)
   images = jnp.asarray(rng.standard_normal((3, 4, 4, 3)), jnp.float32)
-  logits, penalty = logits_and_r1(lambda x: jnp.einsum("bhwc,hwc->b", x, weight), images)
+  logits, penalty, other = logits_and_penalty(lambda x: (jnp.einsum("bhwc,hwc->b", x, weight), x), images)
+  np.testing.assert_array_equal(other, images)
   np.testing.assert_allclose(logits, np.einsum("bhwc,hwc->b", images, weight), rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(penalty, np.full(3, np.sum(np.square(weight))), rtol=1e-5)
 
@@ -64,7 +84,7 @@ def test_r1_and_its_gradient_are_finite_differences(rng):
     return jnp.sum(jnp.sin(x.reshape(-1, 4) @ w), -1)
 
   def penalty(w):
-    return logits_and_r1(lambda x: discriminator(w, x), images)[1].mean()
+    return logits_and_penalty(lambda x: (discriminator(w, x), None), images)[1].mean()
 
   h, expected = 1e-2, 0.0
   for pixel in np.ndindex(2, 2, 1):

@@ -70,11 +70,11 @@ class FixedCodes(SirenGenerator):
 
 
 class Recorder(Compositor):
-  """The compositor, which also tells its weights and where they lie, and the opacities they are made of."""
+  """The compositor, which also returns its weights and where they lie, and the opacities they are made of."""
 
-  def __call__(self, sampled: Any, rays: Any, noise: Any, light: Any) -> Rendering:
-    rendering = super().__call__(sampled, rays, noise, light)
-    alphas = self.opacity(sampled.samples.raw, sampled.deltas)
+  def __call__(self, sampled: Any, rays: Any, opacity: Any, raw_noise: Any, light: Any) -> Rendering:
+    rendering = super().__call__(sampled, rays, opacity, raw_noise, light)
+    alphas = opacity(sampled.samples.raw, sampled.deltas)
     recorded = {"weights": weights_from_alphas(alphas), "alphas": alphas, "t": sampled.t_points}
     return dataclasses.replace(rendering, extras=rendering.extras | recorded)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +9,12 @@ import pytest
 from golden import Recorder, assert_picture, assert_values, channels_last, fixtures, image, read, weighted_variance
 
 from configs import gof
-from shapegan_jax.methods.volume_gan import pigan as pigan_module
+from shapegan_jax.methods.volume_gan import base as volume_gan
 from shapegan_jax.methods.volume_gan.gof import Gof
 from shapegan_jax.networks.siren import FilmSiren
-from shapegan_jax.rendering.samplers import HierarchicalSampler, PointSampler, solid
-from shapegan_jax.rendering.volume import Window, occupancy, with_gradient
+from shapegan_jax.rendering.opacities import Solid
+from shapegan_jax.rendering.samplers import HierarchicalSampler, PointSampler
+from shapegan_jax.rendering.volume import Window, with_gradient
 from shapegan_jax.types import FieldSamples
 
 VARIANTS = {
@@ -74,19 +73,18 @@ def draw(monkeypatch):
 
   What the published code calls surface rendering shows the field at the expected distance of every ray.
   """
-  monkeypatch.setattr(pigan_module, "Compositor", Recorder)
+  monkeypatch.setattr(volume_gan, "Compositor", Recorder)
 
   def make(golden, method, sampler):
     @jax.jit
     def render(params, codes, width):
-      common = {"params": params, "codes": codes, "cameras": golden.cameras, "resolution": 24, "key": None}
-      compositor, window = method.compositor(), Window(centre=None, width=width)
-      hint = None if isinstance(sampler, HierarchicalSampler) else window
-      volume = method._render(**common, sampler=sampler, compositor=compositor, window=hint)
+      asked = (params, codes, golden.cameras, method.rays(golden.cameras, 24))
+      compositor = method.compositor()
+      window = None if isinstance(sampler, HierarchicalSampler) else Window(centre=None, width=width)
+      volume = method.renderer(sampler, compositor)(*asked, window=window)
       there = Window(centre=volume.distance.reshape(2, -1), width=jnp.ones(()))
-      opaque = dataclasses.replace(compositor, opacity=solid)
-      surface = method._render(**common, sampler=PointSampler(), compositor=opaque, window=there, gradient=True)
-      return volume, surface
+      at_point = method.renderer(PointSampler(), compositor, gradient=True, opacity=Solid())
+      return volume, at_point(*asked, window=there)
 
     return lambda psi, half_width: render(
       golden.params, method.generator.codes(golden.params, None, truncation=psi), jnp.float32(2 * half_width)
@@ -115,6 +113,6 @@ def test_roots_regions_and_pictures_are_the_published_ones(path, sine, draw):
 def test_without_a_search_the_volume_is_hierarchical_sampling_of_occupancy(path, draw):
   golden = read(path)
   method = golden.build(Gof, published(golden.width, "fast"))
-  volume, surface = draw(golden, method, HierarchicalSampler(9, 3, occupancy))(0.7, 0.0)
+  volume, surface = draw(golden, method, HierarchicalSampler(9, 3))(0.7, 0.0)
   assert_volume(volume, golden.expected, "nosurface")
   assert_surface(surface, golden.expected, "nosurface")

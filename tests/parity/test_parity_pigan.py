@@ -37,8 +37,8 @@ def test_pictures_and_depths_are_the_published_ones(path, sine):
 
   @jax.jit
   def pictures(params):
-    inputs = (params, jnp.zeros((2, 256)), golden.cameras)
-    drawn = {name: method.render(*inputs, resolution=24, truncation=0.7) for name, method in methods.items()}
+    scene = Scene(jnp.zeros((2, 256)), golden.cameras)
+    drawn = {name: method.render(params, scene, resolution=24, truncation=0.7) for name, method in methods.items()}
     return {name: (picture.rgb, picture.distance) for name, picture in drawn.items()}  # normals need not be compiled
 
   for name, (rgb, distance) in pictures(golden.params).items():

@@ -12,7 +12,7 @@ from golden import Recorder, assert_picture, assert_values, channels_last, fixtu
 
 from configs import shadegan
 from shapegan_jax.geometry.cameras import to_polar
-from shapegan_jax.methods.volume_gan import pigan as pigan_module
+from shapegan_jax.methods.volume_gan import base as volume_gan
 from shapegan_jax.methods.volume_gan import shadegan as shadegan_module
 from shapegan_jax.rendering.shading import lambertian
 from shapegan_jax.types import Lights, Scene
@@ -36,7 +36,7 @@ def published(width: int, sine: str):
 def test_pictures_and_all_they_are_made_of_are_the_published_ones(path, sine, monkeypatch):
   golden = read(path)
   expected, cameras = golden.expected, golden.cameras
-  monkeypatch.setattr(pigan_module, "Compositor", Recorder)
+  monkeypatch.setattr(volume_gan, "Compositor", Recorder)
   method = golden.build(shadegan_module.ShadeGan, published(golden.width, sine))
 
   @jax.jit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,9 @@ import pytest
 from shapegan_jax.geometry.cameras import orbit_cameras
 from shapegan_jax.geometry.pixels import pixel_grid
 from shapegan_jax.geometry.rays import cast_rays
-from shapegan_jax.rendering.samplers import ContractingSampler, PointSampler, RootSampler, RootSearch, solid
-from shapegan_jax.rendering.volume import Compositor, Draws, Window, occupancy, render_rays, with_gradient
+from shapegan_jax.rendering.opacities import Occupancy, Solid
+from shapegan_jax.rendering.samplers import ContractingSampler, PointSampler, RootSampler, RootSearch
+from shapegan_jax.rendering.volume import Compositor, SamplingNoise, Window, render_rays, with_gradient
 from shapegan_jax.types import FieldSamples
 
 RADIUS, NEAR, FAR = 0.08, 0.88, 1.12
@@ -70,8 +72,8 @@ def test_the_search_finds_the_ball(rays, truth):
 @pytest.mark.parametrize("width", [0.24, 0.02])
 def test_samples_lie_in_the_region_and_composite_to_the_surface(rays, truth, width):
   sampler = ContractingSampler(SEARCH, surface=12, fine=0)
-  hints = Window(centre=None, width=jnp.asarray(width))
-  sampled = sampler(ball(1000.0), rays, Draws(), hints)
+  window = Window(centre=None, width=jnp.asarray(width))
+  sampled = sampler(ball(1000.0), rays, Occupancy(), SamplingNoise(), window)
   found, root = sampled.extras["found"], sampled.extras["root"]
   ends = sampled.t_points[:, 0], sampled.t_points[:, -1]
   np.testing.assert_allclose(ends[1] - ends[0], jnp.where(found, width, FAR - NEAR), atol=1e-5)
@@ -79,7 +81,7 @@ def test_samples_lie_in_the_region_and_composite_to_the_surface(rays, truth, wid
   assert np.all(ends[1] <= FAR + 1e-6)
   if width < 0.1:
     np.testing.assert_allclose((ends[0] + ends[1])[found] / 2, root[found], atol=1e-5)
-  picture = Compositor(opacity=occupancy)(sampled, rays, None, None)
+  picture = Compositor()(sampled, rays, Occupancy())
   distance, _ = truth
   # The first samples inside take all: the answer is within a spacing of the surface, give or take the logit's slope.
   behind = np.asarray(picture.distance - distance)[np.asarray(found)]
@@ -88,12 +90,13 @@ def test_samples_lie_in_the_region_and_composite_to_the_surface(rays, truth, wid
 
 def test_fine_samples_follow_the_coarse_weights_and_join_in_order(rays):
   sampler = ContractingSampler(SEARCH, surface=6, fine=4)
-  draws = sampler.draw(jax.random.key(0), (144,))
-  assert draws.neighbour is None
-  sampled = sampler(ball(), rays, draws, Window(centre=None, width=jnp.asarray(0.04)))
+  noise = sampler.draw(jax.random.key(0), (144,))
+  assert noise.neighbour is None
+  sampled = sampler(ball(), rays, Occupancy(), noise, Window(centre=None, width=jnp.asarray(0.04)))
   assert sampled.t_points.shape == (144, 10) == sampled.extras["logits"].shape
   assert np.all(np.diff(sampled.t_points, axis=-1) >= 0)
-  again = sampler(ball(), rays, sampler.draw(jax.random.key(1), (144,)), Window(centre=None, width=jnp.asarray(0.04)))
+  window = Window(centre=None, width=jnp.asarray(0.04))
+  again = sampler(ball(), rays, Occupancy(), sampler.draw(jax.random.key(1), (144,)), window)
   assert not np.allclose(again.t_points, sampled.t_points)
 
 
@@ -105,7 +108,7 @@ def test_nothing_of_the_search_reaches_the_gradient(rays):
     return lambda points, viewdirs: FieldSamples(scale * ball().__call__(points, viewdirs).raw, points + 0.5)
 
   def loss(scale, points=None):
-    sampled = sampler(field_of(scale), rays, Draws(), None)
+    sampled = sampler(field_of(scale), rays, Occupancy(), SamplingNoise(), None)
     return jnp.sum(sampled.samples.raw), sampled.t_points
 
   (_, t_points), gradient = jax.value_and_grad(loss, has_aux=True)(1.0)
@@ -115,12 +118,12 @@ def test_nothing_of_the_search_reaches_the_gradient(rays):
 
 def test_the_pair_of_normals_is_the_ball_s(rays):
   sampler = ContractingSampler(SEARCH, surface=4, fine=0, neighbour=0.01)
-  draws = sampler.draw(jax.random.key(0), (144,))
-  np.testing.assert_allclose(jnp.linalg.norm(draws.neighbour, axis=-1), 0.01, rtol=1e-4)
+  noise = sampler.draw(jax.random.key(0), (144,))
+  np.testing.assert_allclose(jnp.linalg.norm(noise.neighbour, axis=-1), 0.01, rtol=1e-4)
   for field in (ball(), with_gradient(ball())):
-    extras = sampler(field, rays, draws, None).extras
+    extras = sampler(field, rays, Occupancy(), noise, None).extras
     surface = rays.origins + extras["root"][:, None] * rays.directions
-    for i, points in enumerate((surface, surface + draws.neighbour)):
+    for i, points in enumerate((surface, surface + noise.neighbour)):
       normal = points / jnp.linalg.norm(points, axis=-1, keepdims=True)
       np.testing.assert_allclose(extras["pair"][:, i], normal, atol=1e-4)
 
@@ -133,7 +136,7 @@ def test_surface_rendering_is_one_evaluation_at_the_root(rays, truth):
     return ball()(points, viewdirs)
 
   picture = render_rays(
-    with_gradient(field), rays, RootSampler(SEARCH), Compositor(opacity=solid, background=1.0), draws=Draws()
+    with_gradient(field), rays, RootSampler(SEARCH), Compositor(background=1.0), opacity=Solid(), noise=SamplingNoise()
   )
   assert counted.count((144, 1, 3)) == 2, "one refinement (in a loop) and one colour evaluation"
   found, (distance, _) = np.asarray(picture.extras["found"]), truth
@@ -145,11 +148,9 @@ def test_surface_rendering_is_one_evaluation_at_the_root(rays, truth):
 
 
 def test_points_of_one_s_own_choice_are_rendered_where_they_are(rays):
-  hints = Window(centre=jnp.full((144,), 1.0), width=jnp.asarray(1.0))
-  picture = render_rays(ball(), rays, PointSampler(), Compositor(opacity=solid), draws=Draws(), hints=hints, chunk=50)
+  window = Window(centre=jnp.full((144,), 1.0), width=jnp.asarray(1.0))
+  show = partial(render_rays, ball(), rays, PointSampler(), Compositor(), opacity=Solid(), noise=SamplingNoise())
+  picture = show(window=window, chunk=50)
   np.testing.assert_allclose(picture.rgb, rays.origins + rays.directions + 0.5, atol=1e-6)
-  nothing = dataclasses.replace(hints, width=jnp.asarray(0.0))
-  assert (
-    float(render_rays(ball(), rays, PointSampler(), Compositor(opacity=solid), draws=Draws(), hints=nothing).acc.max())
-    == 0
-  )
+  nothing = dataclasses.replace(window, width=jnp.asarray(0.0))
+  assert float(show(window=nothing).acc.max()) == 0

@@ -13,14 +13,13 @@ import pytest
 from shapegan_jax.geometry.cameras import orbit_cameras
 from shapegan_jax.geometry.pixels import pixel_grid
 from shapegan_jax.geometry.rays import cast_rays
+from shapegan_jax.rendering.opacities import Density, LogisticDensity, Occupancy
 from shapegan_jax.rendering.samplers import HierarchicalSampler
 from shapegan_jax.rendering.shading import lambertian
 from shapegan_jax.rendering.volume import (
   Compositor,
-  Density,
-  Draws,
+  SamplingNoise,
   Window,
-  occupancy,
   points_at,
   render_rays,
   with_gradient,
@@ -44,9 +43,9 @@ def rays():
   return cast_rays(camera, pixel_grid(9, 9).reshape(-1, 2), near=0.88, far=1.12)
 
 
-@partial(jax.jit, static_argnames=("field", "sampler", "compositor"))
-def picture_of(field, rays, sampler, compositor, hints=None):
-  return render_rays(field, rays, sampler, compositor, draws=Draws(), hints=hints)
+@partial(jax.jit, static_argnames=("field", "sampler", "compositor", "opacity"))
+def picture_of(field, rays, sampler, compositor, window=None, opacity=Density()):
+  return render_rays(field, rays, sampler, compositor, opacity=opacity, noise=SamplingNoise(), window=window)
 
 
 def exact_hit(rays):
@@ -82,7 +81,7 @@ def test_the_chunk_size_changes_nothing(rays, key):
   compositor = Compositor(shader=lambertian, background=0.3)
   window = Window(centre=jnp.linspace(0.95, 1.05, 81), width=jnp.asarray(0.2))
   light = Lights(jnp.array([0.0, 0.3, 0.5, 0.2]))
-  draws = sampler.draw(key, (81,), noise_std=jnp.asarray(0.5))
+  noise = sampler.draw(key, (81,), noise_std=jnp.asarray(0.5))
 
   def loss(sharpness, chunk):
     def field(points, viewdirs):
@@ -90,7 +89,15 @@ def test_the_chunk_size_changes_nothing(rays, key):
       return dataclasses.replace(samples, raw=sharpness * samples.raw)
 
     picture = render_rays(
-      with_gradient(field), rays, sampler, compositor, draws=draws, hints=window, light=light, chunk=chunk
+      with_gradient(field),
+      rays,
+      sampler,
+      compositor,
+      opacity=Density(),
+      noise=noise,
+      window=window,
+      light=light,
+      chunk=chunk,
     )
     return jnp.sum(picture.rgb**2), picture
 
@@ -122,8 +129,8 @@ def test_both_doors_lead_to_the_same_picture(rays):
     alphas = -jnp.expm1(-jax.nn.relu(samples.raw) * delta)
     return dataclasses.replace(samples, raw=jnp.log(alphas) - jnp.log1p(-alphas))
 
-  by_density = picture_of(ball, rays, sampler, Compositor(Density()))
-  by_occupancy = picture_of(as_logit, rays, sampler, Compositor(occupancy))
+  by_density = picture_of(ball, rays, sampler, Compositor())
+  by_occupancy = picture_of(as_logit, rays, sampler, Compositor(), opacity=Occupancy())
   np.testing.assert_allclose(by_density.rgb, by_occupancy.rgb, atol=1e-4)
   np.testing.assert_allclose(by_density.acc, by_occupancy.acc, atol=1e-4)
 
@@ -140,23 +147,42 @@ def test_last_back_spends_what_is_left_on_the_last_sample(rays):
 def test_draws_without_a_key_are_deterministic_and_with_one_are_in_range(key):
   sampler = HierarchicalSampler(coarse=4, fine=3)
   assert jax.tree.leaves(sampler.draw(None, (5,))) == []
-  draws = sampler.draw(key, (5,), noise_std=jnp.asarray(2.0))
-  assert draws.jitter.shape == (5, 4)
-  assert np.abs(draws.jitter).max() <= 0.5
-  assert draws.noise.shape == (5, 7)
-  assert 0 <= draws.fine.min() <= draws.fine.max() <= 1
+  noise = sampler.draw(key, (5,), noise_std=jnp.asarray(2.0))
+  assert noise.jitter.shape == (5, 4)
+  assert np.abs(noise.jitter).max() <= 0.5
+  assert noise.raw.shape == (5, 7)
+  assert 0 <= noise.fine.min() <= noise.fine.max() <= 1
 
 
 def test_noise_is_added_to_what_is_composited(rays):
   noise = jnp.linspace(-40.0, 40.0, 81 * 5).reshape(81, 5)
   sampler = HierarchicalSampler(5, 0)
   flat = lambda offset: lambda points, viewdirs: FieldSamples(30.0 + offset, jnp.full(points.shape, 0.5))  # noqa: E731
-  noisy = render_rays(flat(0 * noise), rays, sampler, Compositor(), draws=Draws(noise=noise))
-  shifted = render_rays(flat(noise), rays, sampler, Compositor(), draws=Draws())
-  np.testing.assert_allclose(noisy.acc, shifted.acc, atol=1e-6)
-  assert (
-    float(jnp.abs(noisy.acc - render_rays(flat(0 * noise), rays, sampler, Compositor(), draws=Draws()).acc).max()) > 0.1
-  )
+
+  def acc(field, noise):
+    return render_rays(field, rays, sampler, Compositor(), opacity=Density(), noise=noise).acc
+
+  noisy = acc(flat(0 * noise), SamplingNoise(raw=noise))
+  shifted = acc(flat(noise), SamplingNoise())
+  np.testing.assert_allclose(noisy, shifted, atol=1e-6)
+  assert float(jnp.abs(noisy - acc(flat(0 * noise), SamplingNoise())).max()) > 0.1
+
+
+def test_a_learned_tightness_is_the_logistic_density_and_has_a_gradient(rays):
+  """alpha = 1 - exp(-sigmoid(raw / a) / a delta), with a where it begins; a thinner wall absorbs more of a ray."""
+  opacity = LogisticDensity(start=0.02)
+  params = opacity.init()
+  raw, deltas = jnp.linspace(-0.05, 0.05, 7), jnp.full((7,), 0.01)
+  expected = -np.expm1(-np.exp(-np.logaddexp(0, -np.asarray(raw) / 0.02)) / 0.02 * 0.01)
+  np.testing.assert_allclose(opacity.bind(params)(raw, deltas), expected, rtol=1e-5)
+
+  def absorbed(log_tightness):
+    alphas = opacity.bind({"log_tightness": log_tightness})(raw, deltas)
+    return alphas.sum()
+
+  at, step = params["log_tightness"], 1e-2
+  slope = (absorbed(at + step) - absorbed(at - step)) / (2 * step)
+  np.testing.assert_allclose(jax.grad(absorbed)(at), slope, rtol=1e-3)
 
 
 def test_fine_samples_follow_the_noisy_coarse_weights(rays):
@@ -166,7 +192,7 @@ def test_fine_samples_follow_the_noisy_coarse_weights(rays):
   coarse = jnp.linspace(0.88, 1.12, 9)
   for index in (2, 5):
     noise = jnp.zeros((81, 9)).at[:, index].set(1e6)
-    t_points = sampler(empty, rays, Draws(coarse_noise=noise), None).t_points
+    t_points = sampler(empty, rays, Density(), SamplingNoise(coarse_raw=noise), None).t_points
     near = jnp.abs(t_points - coarse[index]) <= 0.0151
     assert np.all(np.sum(near, -1) >= 6 + 1 - 2), "but for the ends of the distribution, all are in the sample's bin"
 
@@ -178,5 +204,5 @@ def test_stratified_samples_stay_in_their_bins(rays):
   middles = (edges[1:] + edges[:-1]) / 2
   low, high = np.concatenate([edges[:1], middles]), np.concatenate([middles, edges[-1:]])
   for offset, end in ((-0.5, low), (0.5, high), (0.0, (low + high) / 2)):
-    t_points = sampler(flat, rays, Draws(jitter=jnp.full((81, 8), offset)), None).t_points
+    t_points = sampler(flat, rays, Density(), SamplingNoise(jitter=jnp.full((81, 8), offset)), None).t_points
     np.testing.assert_allclose(t_points, np.broadcast_to(end, (81, 8)), atol=1e-6)

@@ -32,16 +32,17 @@ from shapegan_jax.methods.stylegan2.augmentation import AugmentConfig, AugmentSt
 from shapegan_jax.methods.stylegan2.frozen import FrozenGan
 from shapegan_jax.methods.stylegan2.lazy_updates import Descent, lazy_adam
 from shapegan_jax.methods.stylegan2.sampling import StyleSampler
-from shapegan_jax.methods.stylegan2.settings import Averages, Objectives, Optimizers
+from shapegan_jax.methods.stylegan2.settings import Averages, ExportConfig, Objectives, Optimizers
 from shapegan_jax.methods.volume_gan.settings import RateTable
 from shapegan_jax.networks.stylegan2 import Generator, Synthesis
 from shapegan_jax.networks.stylegan2 import Mapping as StyleMapping
 from shapegan_jax.networks.stylegan2_discriminator import Discriminator
 from shapegan_jax.objectives import adversarial as losses
+from shapegan_jax.objectives.adversarial import choose_loss
 from shapegan_jax.objectives.path_length import path_penalty
 from shapegan_jax.rng import stream
 from shapegan_jax.schedules import Stage, Stages, examples_before, piecewise, stage_at
-from shapegan_jax.sections import section
+from shapegan_jax.sections import RUN_SETTINGS, Schema, read_sections
 from shapegan_jax.types import Array, Cameras, Codes, FieldSamples, Key, Lights, PyTree, Rendering, Scene, record
 
 
@@ -66,6 +67,8 @@ class StyleGan2:
   """The method; see the module's docstring."""
 
   has_shape = False
+  has_surface = False
+  uses_data = True
 
   generator: Generator
   discriminator: Discriminator
@@ -75,43 +78,65 @@ class StyleGan2:
   optimizers: Optimizers
   averages: Averages
   augment: AugmentConfig
-  exports_discriminator: bool = True
+  export: ExportConfig
+  loss: losses.Loss
 
   @classmethod
-  def from_config(cls, config: Mapping[str, Any]) -> StyleGan2:
-    """From a plain nested config (see `configs/stylegan2.py`)."""
-    table = section(RateTable, config.get("stages"), "stages")
-    mapping = section(StyleMapping, config.get("mapping"), "mapping")
-    synthesis = section(Synthesis, config.get("synthesis"), "synthesis").clone(style_size=mapping.size)
-    discriminator = dict(config["discriminator"])
-    exports_discriminator = discriminator.pop("exported", True)
-    method = cls(
-      generator=Generator(mapping, synthesis),
-      discriminator=section(Discriminator, discriminator, "discriminator"),
-      table=table,
-      stages=table.expand(),
-      objectives=section(Objectives, config.get("objectives"), "objectives"),
-      optimizers=section(Optimizers, config.get("optimizers"), "optimizers"),
-      averages=section(Averages, config.get("averages"), "averages"),
-      augment=section(AugmentConfig, config.get("augment"), "augment"),
-      exports_discriminator=exports_discriminator,
-    )
-    method._check()
-    return method
+  def sections(cls, config: Mapping[str, Any]) -> Schema:
+    """The dataclass of each section that the method reads."""
+    del config
+    return {
+      "stages": RateTable,
+      "mapping": StyleMapping,
+      "synthesis": Synthesis,
+      "discriminator": Discriminator,
+      "objectives": Objectives,
+      "optimizers": Optimizers,
+      "averages": Averages,
+      "augment": AugmentConfig,
+      "export": ExportConfig,
+    }
 
-  def _check(self) -> None:
-    found = {self.generator.synthesis.resolution, self.discriminator.resolution, *self.table.resolution}
+  @classmethod
+  def read(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections as their dataclasses.
+
+    Raises:
+      UserError: a setting that the method does not have, a value that may not stand there, or two that contradict.
+    """
+    read = read_sections(config, cls.sections(config), others=RUN_SETTINGS)
+    discriminator, table, shrink = read["discriminator"], read["stages"], read["objectives"].path_shrink
+    found = {read["synthesis"].resolution, discriminator.resolution, *table.resolution}
     if len(found) > 1:
       raise UserError(
         f"config.stages.resolution: generator, discriminator and stages disagree ({sorted(found)}); give synthesis and "
         "discriminator as many channels as there are sizes from 4 up to the pictures'"
       )
-    for size in self.table.batch_size:
-      if size % min(self.discriminator.group, size) or size % self.objectives.path_shrink:
+    for size in table.batch_size:
+      if size % min(discriminator.group, size) or size % shrink:
         raise UserError(
-          f"config.stages.batch_size: {size} cannot be parted into groups of {self.discriminator.group} "
-          f"(discriminator.group) and {self.objectives.path_shrink} parts (objectives.path_shrink)"
+          f"config.stages.batch_size: {size} cannot be divided into groups of {discriminator.group} "
+          f"(discriminator.group) and by {shrink} (objectives.path_shrink)"
         )
+    return read
+
+  @classmethod
+  def from_config(cls, config: Mapping[str, Any]) -> StyleGan2:
+    """From a plain nested config (see `configs/stylegan2.py`). Raises what `read` raises."""
+    read = cls.read(config)
+    mapping, table = read["mapping"], read["stages"]
+    return cls(
+      generator=Generator(mapping, read["synthesis"].clone(style_size=mapping.size)),
+      discriminator=read["discriminator"],
+      table=table,
+      stages=table.expand(),
+      objectives=read["objectives"],
+      optimizers=read["optimizers"],
+      averages=read["averages"],
+      augment=read["augment"],
+      export=read["export"],
+      loss=choose_loss(read["objectives"].loss),
+    )
 
   def plan(self, step: int) -> tuple[Stage, dict[str, float]]:
     """Stage of the step; anneals: the two rates and the decay of the generator's average."""
@@ -152,7 +177,7 @@ class StyleGan2:
     generator alone."""
     if not ema:
       return state.gen_params
-    discriminator = {"discriminator": state.disc_params} if self.exports_discriminator else {}
+    discriminator = {"discriminator": state.disc_params} if self.export.discriminator else {}
     return {**state.ema_params, "w_mean": state.w_mean, "noise": state.noise, **discriminator}
 
   def update(
@@ -174,15 +199,16 @@ class StyleGan2:
 
     def disc_loss(disc_params: PyTree) -> tuple[Array, tuple[Array, Array]]:
       real_logits, fake_logits = discriminate(disc_params, real), discriminate(disc_params, fake)
-      return losses.discriminator_loss(real_logits, fake_logits), (real_logits, fake_logits)
+      return self.loss.discriminator(real_logits, fake_logits), (real_logits, fake_logits)
 
     def r1_loss(disc_params: PyTree) -> tuple[Array, None]:
-      _, r1 = losses.logits_and_r1(partial(discriminate, disc_params), real)
+      _, r1, _ = losses.logits_and_penalty(lambda image: (discriminate(disc_params, image), None), real)
       return 0.5 * goals.r1 * goals.r1_every * r1.mean(), None
 
     def gen_loss(gen_params: PyTree) -> tuple[Array, Array]:
       image, w = draw.images(gen_params, draws("generator"), n)
-      return losses.generator_loss(discriminate(disc_params, shown(image, "augment_generator"))), w.mean((0, 1))
+      fake_logits = discriminate(disc_params, shown(image, "augment_generator"))
+      return self.loss.generator(fake_logits, real_logits), w.mean((0, 1))
 
     def path_loss(gen_params: PyTree) -> tuple[Array, Array]:
       lengths = draw.path_lengths(gen_params, draws("path"), n // goals.path_shrink)
@@ -196,6 +222,7 @@ class StyleGan2:
     if goals.r1:
       due = state.step % goals.r1_every == 0
       disc_params, disc_opt, r1, _ = disc.step_if(due, r1_loss, disc_params, disc_opt, None)
+    real_logits = discriminate(disc_params, real) if self.loss.pairs else None
     gen_params, gen_opt, gen_value, w_mean = gen.step(gen_loss, state.gen_params, state.gen_opt)
     if goals.path:
       due = state.step % goals.path_every == 0

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 
+from shapegan_jax.sections import Count, Weight
+
 
 @dataclasses.dataclass(frozen=True)
 class Objectives:
-  """R1's gamma, the weight of the path length penalty, and every how many steps each is counted (so many times).
+  """`loss` is a name in `objectives.adversarial.LOSSES`; `r1` is R1's gamma and `path` the weight of the path length
+  penalty, which are counted every `r1_every` and `path_every` steps (that many times each).
 
   The path length is taken of `batch / path_shrink` pictures; `path_decay` is the share of new lengths in its running
   mean. `mixing` is the share of pictures made of two latents.
   """
 
-  r1: float = 10.0
-  r1_every: int = 16
-  path: float = 2.0
-  path_every: int = 4
-  path_shrink: int = 2
-  path_decay: float = 0.01
-  mixing: float = 0.9
+  loss: str = "logistic"
+  r1: Weight = 10.0
+  r1_every: Count = 16
+  path: Weight = 2.0
+  path_every: Count = 4
+  path_shrink: Count = 2
+  path_decay: Weight = 0.01
+  mixing: Weight = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizers:
   """Adam's decays, before the correction of `lazy_updates.lazy_adam`."""
 
-  b1: float = 0.0
-  b2: float = 0.99
+  b1: Weight = 0.0
+  b2: Weight = 0.99
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +41,18 @@ class Averages:
   `style_decay` is that of the mean style, towards which truncation draws.
   """
 
-  half_life: int = 10_000
-  ramp: float = 0.05
-  style_decay: float = 0.995
+  half_life: Count = 10_000
+  ramp: Weight = 0.05
+  style_decay: Weight = 0.995
 
   def decay(self, batch: int, seen: int) -> float:
     """Of one step."""
     pictures = min(self.half_life, self.ramp * seen) if self.ramp else self.half_life
     return 0.5 ** (batch / max(pictures, 1e-8))
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+  """Whether exported parameters hold the `discriminator`, which GAN2Shape compares features by."""
+
+  discriminator: bool = True

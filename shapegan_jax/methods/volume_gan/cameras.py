@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +26,20 @@ class CameraConfig:
   near: float = 0.88
   far: float = 1.12
   radius: float = 1.0
-  prior: str = "gaussian"
-  yaw: tuple[float, ...] = (0.0, 0.3)
-  pitch: tuple[float, ...] = (0.0, 0.155)
+  prior: Literal["gaussian", "truncated_gaussian", "hybrid", "uniform", "spherical"] = "gaussian"
+  yaw: tuple[float, float] = (0.0, 0.3)
+  pitch: tuple[float, float] = (0.0, 0.155)
+
+  align: ClassVar[str] = "corners"
+
+  def __post_init__(self):
+    if not 0 <= self.near < self.far:
+      raise UserError(f"config.cameras: near {self.near:g} and far {self.far:g} must be ascending and not negative")
+
+  @property
+  def largest_radius(self) -> float:
+    """The distance of the farthest camera."""
+    return self.radius
 
   def pose_prior(self) -> Any:
     """gaussian, truncated_gaussian, hybrid: (mean, std); uniform: (mean, half width); spherical: (low, high)."""
@@ -41,11 +52,7 @@ class CameraConfig:
       return camera_geometry.HybridPose(yaw_b, pitch_b, yaw_a, pitch_a)
     if self.prior == "uniform":
       return camera_geometry.UniformPose(yaw_b, pitch_b, yaw_a, pitch_a)
-    if self.prior == "spherical":
-      return camera_geometry.SphericalUniformPose((yaw_a, yaw_b), (pitch_a, pitch_b))
-    raise UserError(
-      f"config.cameras.prior: {self.prior!r} is not one of gaussian, truncated_gaussian, hybrid, uniform, spherical"
-    )
+    return camera_geometry.SphericalUniformPose((yaw_a, yaw_b), (pitch_a, pitch_b))
 
   def sample(self, key: Key | None, n: int) -> Cameras:
     """[n] cameras from the prior; `key=None`: at its centre."""
@@ -72,13 +79,17 @@ class PatchCameraConfig(CameraConfig):
 
   radius_max: float = 0.0
   planar_range: bool = False
-  align: str = "corners"
+  align: Literal["corners", "centres", "left"] = "corners"
+
+  @property
+  def largest_radius(self) -> float:
+    return max(self.radius, self.radius_max)
 
   def sample(self, key: Key | None, n: int) -> Cameras:
     if key is None:
       return super().sample(None, n)
     yaw, pitch = self.pose_prior().sample(key, (n,))
-    low, high = self.radius, max(self.radius, self.radius_max)
+    low, high = self.radius, self.largest_radius
     radius = jax.random.uniform(stream(key, "radius"), (n,), minval=low, maxval=high)
     return orbit_cameras(yaw, pitch, fov=jnp.deg2rad(self.fov_deg), radius=radius)
 
@@ -90,7 +101,7 @@ class PatchCameraConfig(CameraConfig):
     """Rays [b, n] through each camera's own image points."""
 
     def cast_one(camera: Cameras, points: Array) -> Rays:
-      shift = camera.radius - max(self.radius, self.radius_max)
+      shift = camera.radius - self.largest_radius
       rays = cast_rays(camera, points, near=self.near + shift, far=self.far + shift)
       if not self.planar_range:
         return rays

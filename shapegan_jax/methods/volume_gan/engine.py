@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import optax
 
 from shapegan_jax import parallel
-from shapegan_jax.errors import UserError
 from shapegan_jax.methods.volume_gan.settings import Averages, GanStage, Objectives, Optimizers, StageTable
 from shapegan_jax.objectives import adversarial as losses
 from shapegan_jax.rng import stream
@@ -61,12 +60,15 @@ class Fakes:
 class AdversarialMethod(abc.ABC):
   """The engine. A method says how a generator is made (`init_generator`) and how it makes a batch (`generate`)."""
 
+  uses_data = True
+
   discriminator: nn.Module
   table: StageTable
   stages: Stages[GanStage]
   objectives: Objectives
   optimizers: Optimizers
   averages: Averages
+  loss: losses.Loss
 
   @abc.abstractmethod
   def init_generator(self, key: Key) -> PyTree:
@@ -114,9 +116,8 @@ class AdversarialMethod(abc.ABC):
   def init(self, key: Key, *, dependencies: Mapping[str, Any] | None = None) -> GanState:
     """A fresh state; both averages start as the generator itself."""
     del dependencies
-    gen_key, disc_key = jax.random.split(key)
-    gen_params = self.init_generator(gen_key)
-    disc_extra = dict(self.discriminator.init_params(disc_key))
+    gen_params = self.init_generator(stream(key, "generator"))
+    disc_extra = dict(self.discriminator.init_params(stream(key, "discriminator")))
     disc_params = disc_extra.pop("params")
     gen_tx, disc_tx = self._optimizers()
     return GanState(
@@ -144,13 +145,14 @@ class AdversarialMethod(abc.ABC):
     disc_extra = self.advance_discriminator(state.disc_params, state.disc_extra)
     discriminator = (state.disc_params, disc_extra)
     if self.objectives.shared_fakes:
-      gen_params, gen_opt, fakes, gen_metrics = self._generator_step(state, discriminator, gen_key, anneals, stage)
+      made = self._generator_step(state, discriminator, real, gen_key, anneals, stage)
+      gen_params, gen_opt, fakes, gen_metrics = made
       disc_params, disc_opt, disc_metrics = self._discriminator_step(state, discriminator, real, fakes, anneals, stage)
     else:
       fakes = self.generate(state.gen_params, stream(key, "discriminator", state.step), anneals, stage=stage)
       disc_params, disc_opt, disc_metrics = self._discriminator_step(state, discriminator, real, fakes, anneals, stage)
       discriminator = (disc_params, disc_extra)
-      gen_params, gen_opt, _, gen_metrics = self._generator_step(state, discriminator, gen_key, anneals, stage)
+      gen_params, gen_opt, _, gen_metrics = self._generator_step(state, discriminator, real, gen_key, anneals, stage)
     step = state.step + 1
     new_state = GanState(
       step=step,
@@ -166,15 +168,13 @@ class AdversarialMethod(abc.ABC):
 
   def _optimizers(self) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
     settings = self.optimizers
-    kinds = {
-      "adam": lambda: optax.scale_by_adam(b1=settings.b1, b2=settings.b2),
-      "rmsprop": lambda: optax.scale_by_rms(decay=settings.alpha, eps=1e-8, eps_in_sqrt=False),
-    }
-    if settings.kind not in kinds:
-      raise UserError(f"config.optimizers.kind: {settings.kind!r} is not one of {', '.join(kinds)}")
+    if settings.kind == "adam":
+      scale = optax.scale_by_adam(b1=settings.b1, b2=settings.b2)
+    else:
+      scale = optax.scale_by_rms(decay=settings.alpha, eps=1e-8, eps_in_sqrt=False)
 
     def clipped(clip: float) -> optax.GradientTransformation:
-      return optax.chain(optax.clip_by_global_norm(clip) if clip else optax.identity(), kinds[settings.kind]())
+      return optax.chain(optax.clip_by_global_norm(clip) if clip else optax.identity(), scale)
 
     return clipped(settings.clip), clipped(settings.discriminator_clip)
 
@@ -192,15 +192,15 @@ class AdversarialMethod(abc.ABC):
       terms["latent"] = self.objectives.latent * losses.consistency_loss(output.latent, fakes.latents)
     return terms
 
-  def _judged(
+  def _scored(
     self, discriminator: tuple[PyTree, PyTree], image: Array, anneals: Mapping[str, Array], stage: GanStage
   ) -> DiscriminatorOutput:
-    """`discriminate`, in the parts of the stage."""
+    """`discriminate`, in the micro-batches of the stage."""
 
-    def judge(discriminator: tuple[PyTree, PyTree], image: Array) -> DiscriminatorOutput:
+    def score(discriminator: tuple[PyTree, PyTree], image: Array) -> DiscriminatorOutput:
       return self.discriminate(*discriminator, image, anneals, stage)
 
-    return parallel.in_parts(judge, discriminator, image, parts=stage.parts)
+    return parallel.in_parts(score, discriminator, image, parts=stage.micro_batches)
 
   def _discriminator_step(
     self,
@@ -214,19 +214,32 @@ class AdversarialMethod(abc.ABC):
     fakes = jax.lax.stop_gradient(fakes)
     params, extra = discriminator
 
-    def judge_real(discriminator: tuple[PyTree, PyTree], image: Array) -> tuple[Array, Array]:
-      return losses.logits_and_r1(lambda x: self.discriminate(*discriminator, x, anneals, stage).logit, image)
+    def penalised(discriminator: tuple[PyTree, PyTree], image: Array) -> tuple[Array, DiscriminatorOutput]:
+      """(squared norm of the logit's gradient, answer) for each picture."""
+
+      def answer(image: Array) -> tuple[Array, DiscriminatorOutput]:
+        output = self.discriminate(*discriminator, image, anneals, stage)
+        return output.logit, output
+
+      _, penalty, output = losses.logits_and_penalty(answer, image)
+      return penalty, output
 
     def loss_of(disc_params: PyTree) -> tuple[Array, dict[str, Array]]:
-      real_logits, r1 = parallel.in_parts(judge_real, (disc_params, extra), real, parts=stage.parts)
-      output = self._judged((disc_params, extra), fakes.image, anneals, stage)
+      discriminator, goals = (disc_params, extra), self.objectives
+      r1, on_real = parallel.in_parts(penalised, discriminator, real, parts=stage.micro_batches)
+      terms = {"r1": 0.5 * anneals.get("r1", goals.r1) * r1.mean()}
+      if goals.r2:
+        r2, output = parallel.in_parts(penalised, discriminator, fakes.image, parts=stage.micro_batches)
+        terms["r2"] = 0.5 * goals.r2 * r2.mean()
+      else:
+        output = self._scored(discriminator, fakes.image, anneals, stage)
       terms = {
-        "discriminator": losses.discriminator_loss(real_logits, output.logit),
-        "r1": 0.5 * anneals.get("r1", self.objectives.r1) * r1.mean(),
+        "discriminator": self.loss.discriminator(on_real.logit, output.logit),
+        **terms,
         **self._identity_losses(output, fakes),
       }
       metrics = {f"disc/{name}": value for name, value in terms.items()}
-      metrics |= {"disc/real_logits": real_logits.mean(), "disc/fake_logits": output.logit.mean()}
+      metrics |= {"disc/real_logits": on_real.logit.mean(), "disc/fake_logits": output.logit.mean()}
       return sum(terms.values()), metrics
 
     grads, metrics = jax.grad(loss_of, has_aux=True)(params)
@@ -235,14 +248,23 @@ class AdversarialMethod(abc.ABC):
     return _descend(params, updates, anneals["discriminator_rate"]), opt, metrics
 
   def _generator_step(
-    self, state: GanState, discriminator: tuple[PyTree, PyTree], key: Key, anneals: Mapping[str, Array], stage: GanStage
+    self,
+    state: GanState,
+    discriminator: tuple[PyTree, PyTree],
+    real: Array,
+    key: Key,
+    anneals: Mapping[str, Array],
+    stage: GanStage,
   ) -> tuple[PyTree, PyTree, Fakes, dict[str, Array]]:
+    real_logits = self._scored(discriminator, real, anneals, stage).logit if self.loss.pairs else None
+
     def loss_of(gen_params: PyTree) -> tuple[Array, tuple[Fakes, dict[str, Array]]]:
       fakes = self.generate(gen_params, key, anneals, stage=stage)
-      output = self._judged(discriminator, fakes.image, anneals, stage)
-      groups = output.logit.reshape(-1, stage.topk_group or stage.batch_size)  # top-k within each, as published
+      output = self._scored(discriminator, fakes.image, anneals, stage)
+      groups = stage.topk_group or stage.batch_size  # top-k within each, as published
+      logits, on_real = jax.tree.map(lambda x: x.reshape(-1, groups), (output.logit, real_logits))
       terms = {
-        "generator": losses.generator_loss(groups, top_fraction=anneals["topk"]),
+        "generator": self.loss.generator(logits, on_real, top_fraction=anneals["topk"]),
         **self._identity_losses(output, fakes),
         **self.extra_losses(gen_params, fakes),
       }

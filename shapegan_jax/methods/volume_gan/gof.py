@@ -21,22 +21,22 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, final
 
 import jax
 import jax.numpy as jnp
 
-from shapegan_jax.errors import UserError
+from shapegan_jax.methods.volume_gan.base import VolumeGan
 from shapegan_jax.methods.volume_gan.engine import Fakes
-from shapegan_jax.methods.volume_gan.lighting import Lighting
-from shapegan_jax.methods.volume_gan.pigan import PiGan
+from shapegan_jax.methods.volume_gan.lighting import LightConfig, Lighting
 from shapegan_jax.methods.volume_gan.settings import GanStage
 from shapegan_jax.objectives.shape import normal_smoothness, opacity_prior
-from shapegan_jax.rendering.samplers import ContractingSampler, PointSampler, RootSampler, RootSearch, solid
+from shapegan_jax.rendering.opacities import Occupancy, Solid
+from shapegan_jax.rendering.samplers import ContractingSampler, PointSampler, RootSampler, RootSearch
 from shapegan_jax.rendering.shading import lambertian
-from shapegan_jax.rendering.volume import Compositor, Sampler, Window, occupancy
+from shapegan_jax.rendering.volume import Sampler, Window
 from shapegan_jax.rng import stream
-from shapegan_jax.sections import section
+from shapegan_jax.sections import AtLeast, Natural, Schema, Weight
 from shapegan_jax.types import Array, Key, Lights, PyTree, Rendering, Scene, Shader
 
 
@@ -49,12 +49,12 @@ class SurfaceConfig:
   `fine` more follow the coarse weights.
   """
 
-  coarse: int = 9
-  fine: int = 3
-  root_steps: int = 4
-  root_rule: str = "secant"
-  half_width: tuple[float, float] = (0.12, 0.02)
-  rate: float = 3e-5
+  coarse: Annotated[int, AtLeast(2)] = 9
+  fine: Natural = 3
+  root_steps: Natural = 4
+  root_rule: Literal["secant", "bisection"] = "secant"
+  half_width: tuple[Weight, Weight] = (0.12, 0.02)
+  rate: Weight = 3e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,36 +65,36 @@ class RegulariserConfig:
   `neighbour` world units from each other. `meaning` "paper" or "released": see the module's docstring.
   """
 
-  opacity: float = 0.1
+  opacity: Weight = 0.1
   opacity_rate: float = 4e-5
-  normal: float = 0.01
-  neighbour: float = 1e-3
-  meaning: str = "paper"
+  normal: Weight = 0.01
+  neighbour: Weight = 1e-3
+  meaning: Literal["paper", "released"] = "paper"
 
 
+@final
 @dataclasses.dataclass(frozen=True)
-class Gof(PiGan):
-  """The method; see the module's docstring."""
+class Gof(VolumeGan):
+  """An occupancy field whose sampling contracts to its surface; shaded under random lights where `lights` is given."""
+
+  has_surface = True
 
   surface: SurfaceConfig
   regularisers: RegulariserConfig
   lighting: Lighting | None
 
   @classmethod
-  def from_config(cls, config: Mapping[str, Any]) -> Gof:
-    """From a plain nested config (see `configs/gof.py`, `configs/gof_shaded.py`)."""
-    surface = section(SurfaceConfig, config.get("surface"), "surface")
-    regularisers = section(RegulariserConfig, config.get("regularisers"), "regularisers")
-    if surface.root_rule not in ("secant", "bisection"):
-      raise UserError(f"config.surface.root_rule: {surface.root_rule!r} is not one of secant, bisection")
-    if regularisers.meaning not in ("paper", "released"):
-      raise UserError(f"config.regularisers.meaning: {regularisers.meaning!r} is not one of paper, released")
-    return cls(
-      **cls.common_parts(config),
-      surface=surface,
-      regularisers=regularisers,
-      lighting=Lighting.from_config(config) if config.get("lights") else None,
-    )
+  def own_sections(cls) -> Schema:
+    return {"surface": SurfaceConfig, "regularisers": RegulariserConfig, "lights": LightConfig | None}
+
+  @classmethod
+  def parts(cls, read: Mapping[str, Any]) -> dict[str, Any]:
+    return super().parts(read) | {
+      "opacity": Occupancy(),
+      "surface": read["surface"],
+      "regularisers": read["regularisers"],
+      "lighting": Lighting.of(read["lights"]) if read["lights"] else None,
+    }
 
   def plan(self, step: int) -> tuple[GanStage, dict[str, float]]:
     """Adds `window_width` (the region's total width) and `opacity_weight`; with lights also `shading_ratio`."""
@@ -104,23 +104,30 @@ class Gof(PiGan):
     anneals["opacity_weight"] = weights.opacity * min(10.0, math.exp(weights.opacity_rate * step))
     return stage, anneals | (self.lighting.anneals(step) if self.lighting else {})
 
+  @property
+  def surface_margin(self) -> float:
+    """Half the first sampling region's half width."""
+    return self.surface.half_width[0] / 2
+
   def sample_lights(self, key: Key | None, n: int) -> Lights | None:
     return self.lighting.sample(key, n) if self.lighting else None
 
   def generate(self, gen_params: PyTree, key: Key, anneals: Mapping[str, Array], *, stage: GanStage) -> Fakes:
     scene = self.training_scene(key, stage.batch_size)
     neighbour = self.regularisers.neighbour if self.regularisers.normal else 0.0
-    rendering = self._render(
+    renderer = self.renderer(
+      dataclasses.replace(self.sampler(stage.samples), neighbour=neighbour),
+      self.compositor(shader=self.lighting.shader(anneals) if self.lighting else None),
+      gradient=self.lighting is not None,
+    )
+    rendering = renderer(
       gen_params,
       self.generator.codes(gen_params, scene.latents),
       scene.cameras,
+      self.rays(scene.cameras, stage.resolution),
       scene.lights,
-      resolution=stage.resolution,
-      sampler=dataclasses.replace(self.sampler(stage.samples), neighbour=neighbour),
-      compositor=self.compositor(shader=self.lighting.shader(anneals) if self.lighting else None),
       key=stream(key, "samples"),
       window=Window(centre=None, width=anneals["window_width"]),
-      gradient=self.lighting is not None,
     )
     return Fakes.of(rendering, scene, aux=self._regularise(rendering, anneals))
 
@@ -141,27 +148,18 @@ class Gof(PiGan):
     return losses
 
   def render(
-    self,
-    params: PyTree,
-    scene: Scene,
-    *,
-    resolution: int,
-    truncation: float = 1.0,
-    key: Key | None = None,
+    self, params: PyTree, scene: Scene, *, resolution: int, truncation: float = 1.0, key: Key | None = None
   ) -> Rendering:
     """The volume in its final, narrowest region. `extras`: `root`, the distance of the surface, where `found`."""
-    codes = self.generator.codes(params, scene.latents, truncation=truncation)
-    rendering = self._render(
+    compositor = self.compositor(shader=self._shader, evaluation=True)
+    rendering = self.renderer(self.sampler(self.eval_samples), compositor, gradient=True)(
       params,
-      codes,
+      self.generator.codes(params, scene.latents, truncation=truncation),
       scene.cameras,
+      self.rays(scene.cameras, resolution),
       self._lights_of(scene),
-      resolution=resolution,
-      sampler=self.sampler(self.eval_samples),
-      compositor=self.compositor(shader=self._shader, last_back=self.rendering.eval_last_back),
       key=key,
       window=Window(centre=None, width=jnp.asarray(2 * self.surface.half_width[1])),
-      gradient=True,
     )
     return dataclasses.replace(rendering, extras={name: rendering.extras[name] for name in ("root", "found")})
 
@@ -179,32 +177,24 @@ class Gof(PiGan):
     `at="expected"` shows the field at the expected distance of volume rendering instead, whether or not there is a
     root: what the released code calls its surface.
     """
-    codes = self.generator.codes(params, scene.latents, truncation=truncation)
     sampler: Sampler = RootSampler(self._search)
     window = None
     if at == "expected":
       volume = self.render(params, scene, resolution=resolution, truncation=truncation)
       window = Window(centre=volume.distance.reshape(volume.distance.shape[0], -1), width=jnp.ones(()))
       sampler = PointSampler()
-    return self._render(
+    return self.renderer(sampler, self.compositor(shader=self._shader), gradient=True, opacity=Solid())(
       params,
-      codes,
+      self.generator.codes(params, scene.latents, truncation=truncation),
       scene.cameras,
+      self.rays(scene.cameras, resolution),
       self._lights_of(scene),
-      resolution=resolution,
-      sampler=sampler,
-      compositor=dataclasses.replace(self.compositor(shader=self._shader), opacity=solid),
-      key=None,
       window=window,
-      gradient=True,
     )
 
   def sampler(self, samples: int) -> ContractingSampler:
     """Without the regularisers' own evaluations."""
     return ContractingSampler(self._search, surface=samples, fine=self.surface.fine)
-
-  def compositor(self, *, shader: Shader | None = None, last_back: bool | None = None) -> Compositor:
-    return dataclasses.replace(super().compositor(shader=shader, last_back=last_back), opacity=occupancy)
 
   @property
   def _search(self) -> RootSearch:

@@ -22,25 +22,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, final
 
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from shapegan_jax import parallel
-from shapegan_jax.errors import UserError
 from shapegan_jax.geometry.pixels import draw_patches, patch_points, read_patches
+from shapegan_jax.methods.volume_gan.base import VolumeGan
 from shapegan_jax.methods.volume_gan.cameras import PatchCameraConfig
+from shapegan_jax.methods.volume_gan.discriminators import check_heads
 from shapegan_jax.methods.volume_gan.engine import Fakes
-from shapegan_jax.methods.volume_gan.generators import NerfGenerator
-from shapegan_jax.methods.volume_gan.pigan import PiGan
-from shapegan_jax.methods.volume_gan.renderer import RenderConfig
-from shapegan_jax.methods.volume_gan.settings import GanStage, engine_parts
+from shapegan_jax.methods.volume_gan.settings import GanStage
 from shapegan_jax.networks.patch_discriminator import PatchDiscriminator
-from shapegan_jax.rendering.volume import Sampler
+from shapegan_jax.rendering.samplers import HierarchicalSampler
 from shapegan_jax.rng import stream
-from shapegan_jax.sections import section
-from shapegan_jax.types import Array, DiscriminatorOutput, Key, PyTree
+from shapegan_jax.sections import Count, Schema, Weight
+from shapegan_jax.types import Array, DiscriminatorOutput, Key, PyTree, Rendering, Scene
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,43 +48,41 @@ class PatchConfig:
   s_min starts at `first_scale` and is min(first_scale, max(min_scale, exp(-3 anneal floor(step / interval)))).
   """
 
-  size: int = 32
-  min_scale: float = 0.25
-  anneal: float = 0.0025
-  interval: int = 1000
-  first_scale: float = 0.9
+  size: Count = 32
+  min_scale: Weight = 0.25
+  anneal: Weight = 0.0025
+  interval: Count = 1000
+  first_scale: Weight = 0.9
 
   def min_scale_at(self, step: int) -> float:
     """s_min at a step."""
     return min(self.first_scale, max(self.min_scale, math.exp(-3 * self.anneal * (step // self.interval))))
 
 
+@final
 @dataclasses.dataclass(frozen=True)
-class Graf(PiGan):
-  """The method; see the module's docstring. Priors, compositing and queries are pi-GAN's."""
+class Graf(VolumeGan):
+  """A conditional NeRF, of which patches are rendered and compared."""
 
-  generator: NerfGenerator
-  cameras: PatchCameraConfig
+  FIELD = "nerf"
+  DISCRIMINATOR: ClassVar[Mapping[str, type]] = {"patch": PatchDiscriminator}
+  CAMERAS = PatchCameraConfig
+
   patches: PatchConfig
 
   @classmethod
-  def from_config(cls, config: Mapping[str, Any]) -> Graf:
-    """From a plain nested config (see `configs/graf.py`)."""
-    patches, cameras = (
-      section(PatchConfig, config.get("patches"), "patches"),
-      section(PatchCameraConfig, config.get("cameras"), "cameras"),
-    )
-    if cameras.align not in ("corners", "centres", "left"):
-      raise UserError(f"config.cameras.align: {cameras.align!r} is not one of corners, centres, left")
-    discriminator = {**config["discriminator"], "resolution": patches.size}
-    return cls(
-      **engine_parts(config),
-      discriminator=section(PatchDiscriminator, discriminator, "discriminator"),
-      generator=NerfGenerator.from_config(config),
-      cameras=cameras,
-      rendering=section(RenderConfig, config.get("rendering"), "rendering"),
-      patches=patches,
-    )
+  def own_sections(cls) -> Schema:
+    return {"patches": PatchConfig}
+
+  @classmethod
+  def parts(cls, read: Mapping[str, Any]) -> dict[str, Any]:
+    patches = read["patches"]
+    discriminator = read["discriminator"].clone(resolution=patches.size)
+    return super().parts(read) | {"patches": patches, "discriminator": discriminator}
+
+  @classmethod
+  def check(cls, read: Mapping[str, Any]) -> None:
+    check_heads(read["discriminator"], read["objectives"], read["generator"].latent_dim)
 
   def plan(self, step: int) -> tuple[GanStage, dict[str, float]]:
     """Adds `patch_scale_min`."""
@@ -114,25 +110,29 @@ class Graf(PiGan):
     scene = self.training_scene(key, stage.batch_size)
     lines = self._draw_patches(stream(key, "patches"), stage.batch_size, anneals)
     points = patch_points(*lines, stage.resolution, stage.resolution, align=self.cameras.align)
-    rendering = self._render(
+    rendering = self.renderer(self.sampler(stage.samples), self.compositor())(
       gen_params,
       self.generator.codes(gen_params, scene.latents),
       scene.cameras,
-      resolution=self.patches.size,
-      sampler=self.sampler(stage.samples),
-      compositor=self.compositor(),
+      self.cameras.cast(scene.cameras, points.reshape(stage.batch_size, -1, 2)),
       key=stream(key, "samples"),
       noise_std=anneals.get("density_noise"),
-      rays=self.cameras.cast(scene.cameras, points.reshape(stage.batch_size, -1, 2)),
     )
     return Fakes.of(rendering, scene)
 
-  def sampler(self, samples: int) -> Sampler:
+  def render(
+    self, params: PyTree, scene: Scene, *, resolution: int, truncation: float = 1.0, key: Key | None = None
+  ) -> Rendering:
+    codes = self.generator.codes(params, scene.latents, truncation=truncation)
+    renderer = self.renderer(self.sampler(self.eval_samples), self.compositor(evaluation=True), gradient=True)
+    return renderer(params, codes, scene.cameras, self.rays(scene.cameras, resolution), key=key)
+
+  def sampler(self, samples: int) -> HierarchicalSampler:
     return dataclasses.replace(super().sampler(samples), placement="stratified")
 
   def crossed_latents(self, latents: Float[Array, "n d"]) -> Float[Array, "n n d"]:
     """Row i, column j: the appearance of latent i on the shape of latent j."""
-    n, first = latents.shape[0], self.generator.field.shape_dim
+    n, first = latents.shape[0], self.generator.code_shapes[0][0]
     shapes = jnp.repeat(latents[None, :, :first], n, 0)
     appearances = jnp.repeat(latents[:, None, first:], n, 1)
     return jnp.concatenate([shapes, appearances], -1)

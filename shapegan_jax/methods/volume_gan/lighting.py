@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from shapegan_jax.errors import UserError
 from shapegan_jax.rendering.shading import GaussianLights, lambertian
 from shapegan_jax.schedules import ramp
-from shapegan_jax.sections import section
+from shapegan_jax.sections import Natural
 from shapegan_jax.types import Array, Key, Lights, Shader
 
 
@@ -24,10 +24,10 @@ class LightConfig:
   `ramp` gives the steps between which shading fades in.
   """
 
-  prior: str = "gaussian"
-  mean: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
-  covariance: tuple[tuple[float, ...], ...] = ()
-  ramp: tuple[int, int] = (5000, 7000)
+  prior: Literal["gaussian", "fitted"] = "gaussian"
+  mean: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+  covariance: tuple[tuple[float, float, float, float], ...] = ()
+  ramp: tuple[Natural, Natural] = (5000, 7000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +38,12 @@ class Lighting:
   ramp: tuple[int, int]
 
   @classmethod
-  def from_config(cls, config: Mapping[str, Any]) -> Lighting:
-    """From the section `lights`."""
-    lights = section(LightConfig, config.get("lights"), "lights")
+  def of(cls, lights: LightConfig) -> Lighting:
+    """From the section `lights`.
+
+    Raises:
+      UserError: its prior is not made of numbers.
+    """
     if lights.prior != "gaussian" or len(lights.mean) != 4 or len(lights.covariance) != 4:
       raise UserError(
         "config.lights: a built method needs prior='gaussian' with 4 means and a 4x4 covariance; "

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from shapegan_jax.errors import UserError
+from shapegan_jax.objectives.adversarial import choose_loss
 from shapegan_jax.schedules import Stage, Stages
-from shapegan_jax.sections import section
+from shapegan_jax.sections import Count, Natural, Schema, Weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,32 +18,35 @@ class GanStage(Stage):
 
   `topk_group` is the number of fakes that top-k chooses from (0: the whole batch) and `gradient_scale` multiplies the
   generator's gradient before it is clipped: the authors choose within, and sum over, the parts of a split batch.
-  `parts` splits the discriminator's work to save memory (`parallel.in_parts`) and changes nothing else.
+  The discriminator works on `micro_batches` one after the other, to save memory (`parallel.in_parts`); this changes
+  nothing else.
   """
 
   samples: int = 12
   topk_group: int = 0
   gradient_scale: float = 1.0
   fading: bool = False
-  parts: int = 1
+  micro_batches: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class RateTable:
   """Columns of equal length: stage i begins at step `start[i]`. Rates are per stage."""
 
-  start: tuple[int, ...] = (0,)
-  resolution: tuple[int, ...] = (32,)
-  batch_size: tuple[int, ...] = (8,)
-  generator_rate: tuple[float, ...] = (2e-5,)
-  discriminator_rate: tuple[float, ...] = (2e-4,)
+  start: tuple[Natural, ...] = (0,)
+  resolution: tuple[Count, ...] = (32,)
+  batch_size: tuple[Count, ...] = (8,)
+  generator_rate: tuple[Weight, ...] = (2e-5,)
+  discriminator_rate: tuple[Weight, ...] = (2e-4,)
 
   def __post_init__(self):
-    lengths = {
-      f.name: len(getattr(self, f.name)) for f in dataclasses.fields(self) if f.type != "int" and f.type != "bool"
-    }
-    if len(set(lengths.values())) != 1 or self.start[0] != 0 or list(self.start) != sorted(set(self.start)):
-      raise UserError(f"config.stages: columns must be equally long, start at 0 and ascend; found lengths {lengths}")
+    columns = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    lengths = {name: len(column) for name, column in columns.items() if isinstance(column, tuple)}
+    if len(set(lengths.values())) != 1:
+      shown = ", ".join(f"{name} {length}" for name, length in lengths.items())
+      raise UserError(f"config.stages: columns must be equally long, one entry for each stage; found {shown}")
+    if not self.start or self.start[0] != 0 or list(self.start) != sorted(set(self.start)):
+      raise UserError(f"config.stages.start: {self.start} must begin at 0 and ascend")
 
   def expand(self) -> Stages[Stage]:
     """((start, stage), ...): a stage for each row."""
@@ -54,20 +58,23 @@ class RateTable:
 class StageTable(RateTable):
   """Each new resolution fades in over `fade_steps` steps, the first one too (as published) if `fade_first`.
 
-  The discriminator takes every batch in `parts` parts, one after the other: for batches that memory does not hold.
+  The discriminator takes every batch as `micro_batches`, one after the other: for batches that memory does not hold.
   """
 
-  samples: tuple[int, ...] = (12,)
-  topk_group: tuple[int, ...] = (0,)
-  gradient_scale: tuple[float, ...] = (1.0,)
-  fade_steps: int = 10_000
+  samples: tuple[Count, ...] = (12,)
+  topk_group: tuple[Natural, ...] = (0,)
+  gradient_scale: tuple[Weight, ...] = (1.0,)
+  fade_steps: Natural = 10_000
   fade_first: bool = True
-  parts: int = 1
+  micro_batches: Count = 1
 
   def __post_init__(self):
     super().__post_init__()
-    if odd := [size for size in self.batch_size if self.parts < 1 or size % self.parts]:
-      raise UserError(f"config.stages.parts: {self.parts} does not divide a batch of {odd[0]}")
+    if odd := [size for size in self.batch_size if size % self.micro_batches]:
+      raise UserError(f"config.stages.micro_batches: {self.micro_batches} does not divide a batch of {odd[0]}")
+    for size, group in zip(self.batch_size, self.topk_group, strict=True):
+      if group and size % group:
+        raise UserError(f"config.stages.topk_group: {group} does not divide a batch of {size}")
 
   def expand(self) -> Stages[GanStage]:
     """((start, stage), ...): a stage that fades is two, with and without the discriminator's fade-in path."""
@@ -80,7 +87,7 @@ class StageTable(RateTable):
         self.samples[i],
         self.topk_group[i],
         self.gradient_scale[i],
-        parts=self.parts,
+        micro_batches=self.micro_batches,
       )
       faded = self.fade_end(start)
       if faded > start:
@@ -105,20 +112,30 @@ class StageTable(RateTable):
 
 @dataclasses.dataclass(frozen=True)
 class Objectives:
-  """Weights of the losses. top-k keeps the share max(0.99^(step / topk_interval), topk_share) of the fakes.
+  """`loss`, a name in `objectives.adversarial.LOSSES`, and weights. `r2` is the weight of R1's penalty on fakes.
+
+  top-k keeps the share max(0.99^(step / topk_interval), topk_share) of the fakes.
 
   `r1` falls to `r1_final` between the steps `r1_ramp`, if that is not (0, 0): a strong penalty while a new generator is
   easily told from pictures, a weak one once it is not.
   """
 
-  r1: float = 1.0
-  r1_final: float = 0.0
-  r1_ramp: tuple[int, int] = (0, 0)
-  pose: float = 15.0
-  latent: float = 0.0
-  topk_interval: int = 2000
-  topk_share: float = 0.6
+  loss: str = "logistic"
+  r1: Weight = 1.0
+  r1_final: Weight = 0.0
+  r1_ramp: tuple[Natural, Natural] = (0, 0)
+  r2: Weight = 0.0
+  pose: Weight = 15.0
+  latent: Weight = 0.0
+  topk_interval: Count = 2000
+  topk_share: Weight = 0.6
   shared_fakes: bool = False
+
+  def __post_init__(self):
+    if choose_loss(self.loss).pairs and self.topk_share < 1:
+      raise UserError(
+        f"config.objectives.topk_share: {self.topk_share:g}, but {self.loss} pairs fakes with real pictures; set 1"
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,30 +145,39 @@ class Optimizers:
   `clip` bounds the global norm of a network's gradient; 0 does not.
   """
 
-  kind: str = "adam"
-  b1: float = 0.0
-  b2: float = 0.9
-  alpha: float = 0.99
-  clip: float = 1.0
-  discriminator_clip: float = 1.0
+  kind: Literal["adam", "rmsprop"] = "adam"
+  b1: Weight = 0.0
+  b2: Weight = 0.9
+  alpha: Weight = 0.99
+  clip: Weight = 1.0
+  discriminator_clip: Weight = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Averages:
   """Decays of the two averages of the generator, with `warmup` min(decay, (1 + n) / (10 + n)) after n updates."""
 
-  decay: float = 0.999
-  slow_decay: float = 0.9999
+  decay: Weight = 0.999
+  slow_decay: Weight = 0.9999
   warmup: bool = True
 
 
-def engine_parts(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The engine's fields but for the discriminator: sections `stages`, `objectives`, `optimizers` and `averages`."""
-  table = section(StageTable, config.get("stages"), "stages")
+ENGINE_SECTIONS: Schema = {
+  "stages": StageTable,
+  "objectives": Objectives,
+  "optimizers": Optimizers,
+  "averages": Averages,
+}
+
+
+def engine_parts(read: Mapping[str, Any]) -> dict[str, Any]:
+  """The engine's fields but for the discriminator, from `ENGINE_SECTIONS` as their dataclasses."""
+  table: StageTable = read["stages"]
   return dict(
     table=table,
     stages=table.expand(),
-    objectives=section(Objectives, config.get("objectives"), "objectives"),
-    optimizers=section(Optimizers, config.get("optimizers"), "optimizers"),
-    averages=section(Averages, config.get("averages"), "averages"),
+    objectives=read["objectives"],
+    optimizers=read["optimizers"],
+    averages=read["averages"],
+    loss=choose_loss(read["objectives"].loss),
   )

@@ -16,15 +16,16 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, final
 
 import jax
 import jax.numpy as jnp
 
+from shapegan_jax.methods.volume_gan.base import VolumeGan
 from shapegan_jax.methods.volume_gan.engine import Fakes
-from shapegan_jax.methods.volume_gan.lighting import Lighting
-from shapegan_jax.methods.volume_gan.pigan import PiGan, SmoothnessConfig
+from shapegan_jax.methods.volume_gan.lighting import LightConfig, Lighting
 from shapegan_jax.methods.volume_gan.settings import GanStage
+from shapegan_jax.methods.volume_gan.smoothness import SmoothnessConfig
 from shapegan_jax.networks.features.perceptual import load_perceptual, perceptual_distance
 from shapegan_jax.networks.surface_net import SurfaceNet, relative_to_distance, surface_inputs
 from shapegan_jax.objectives.shape import surface_tracking_loss
@@ -32,7 +33,7 @@ from shapegan_jax.rendering.shading import lambertian
 from shapegan_jax.rendering.volume import Window
 from shapegan_jax.rng import stream
 from shapegan_jax.schedules import Stages, exponential_approach
-from shapegan_jax.sections import section
+from shapegan_jax.sections import Count, Natural, Schema, Weight
 from shapegan_jax.types import Array, Cameras, Key, Lights, PyTree, Rendering, Scene
 
 
@@ -46,15 +47,15 @@ class TrackingConfig:
   """
 
   enabled: bool = False
-  start: int = 5000
-  rate: float = 3e-5
-  width: tuple[float, float] = (0.24, 0.06)
-  samples: int = 6
-  weight: float = 1.0
+  start: Natural = 5000
+  rate: Weight = 3e-5
+  width: tuple[Weight, Weight] = (0.24, 0.06)
+  samples: Count = 6
+  weight: Weight = 1.0
   perceptual: bool = False
   inference: bool = False
-  net_width: int = 256
-  net_resolution: int = 128
+  net_width: Count = 256
+  net_resolution: Count = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,41 +65,52 @@ class ShadeGanStage(GanStage):
   tracked: bool = False
 
 
+@final
 @dataclasses.dataclass(frozen=True)
-class ShadeGan(PiGan):
-  """The method; see the module's docstring."""
+class ShadeGan(VolumeGan):
+  """A density and an albedo, shaded under random lights; surface tracking where `tracking.enabled`.
+
+  With tracking the generator's parameters also have {"surface": ...}, the surface network's.
+  """
 
   lighting: Lighting
   tracking: TrackingConfig
   surface_net: SurfaceNet
   perceptual: Callable[[Array, Array], Array] | None
+  smoothness: SmoothnessConfig
 
   @classmethod
-  def from_config(cls, config: Mapping[str, Any]) -> ShadeGan:
-    """From a plain nested config (see `configs/shadegan.py`)."""
-    common = cls.common_parts(config)
-    tracking = section(TrackingConfig, config.get("tracking"), "tracking")
+  def own_sections(cls) -> Schema:
+    return {"lights": LightConfig, "tracking": TrackingConfig, "smoothness": SmoothnessConfig}
+
+  @classmethod
+  def parts(cls, read: Mapping[str, Any]) -> dict[str, Any]:
+    common, tracking = super().parts(read), read["tracking"]
     perceptual = None
     if tracking.enabled and tracking.perceptual:
       perceptual = partial(perceptual_distance, load_perceptual("vgg16"))
-    return cls(
-      **{**common, "stages": tracked_stages(common["stages"], tracking)},
-      lighting=Lighting.from_config(config),
-      tracking=tracking,
-      surface_net=SurfaceNet(
-        code_size=2 * common["generator"].field.code_size,
+    return common | {
+      "stages": tracked_stages(common["stages"], tracking),
+      "lighting": Lighting.of(read["lights"]),
+      "tracking": tracking,
+      "surface_net": SurfaceNet(
+        code_size=sum(map(math.prod, read["generator"].code_shapes)),
         width=tracking.net_width,
         resolution=tracking.net_resolution,
       ),
-      perceptual=perceptual,
-      smoothness=section(SmoothnessConfig, config.get("smoothness"), "smoothness"),
-    )
+      "perceptual": perceptual,
+      "smoothness": read["smoothness"],
+    }
+
+  @property
+  def zooms(self) -> bool:
+    """Not where pictures are sampled around a surface that was foreseen for one field of view."""
+    return not (self.tracking.enabled and self.tracking.inference)
 
   def init_generator(self, key: Key) -> PyTree:
-    field_key, surface_key = jax.random.split(key)
-    params = super().init_generator(field_key)
+    params = super().init_generator(stream(key, "generator"))
     if self.tracking.enabled:
-      params = {**params, "surface": self.surface_net.init_params(surface_key)["params"]}
+      params = {**params, "surface": self.surface_net.init_params(stream(key, "surface"))["params"]}
     return params
 
   def plan(self, step: int) -> tuple[ShadeGanStage, dict[str, float]]:
@@ -122,26 +134,26 @@ class ShadeGan(PiGan):
     scene = self.training_scene(key, stage.batch_size)
     codes = self.generator.codes(gen_params, scene.latents)
     predicted = self.predict_surface(gen_params, codes, scene.cameras) if self.tracking.enabled else None
-    rendering = self._render(
+    rays = self.rays(scene.cameras, stage.resolution)
+    compositor = self.compositor(shader=self.lighting.shader(anneals))
+    rendering = self.renderer(self.sampler(stage.samples), compositor, gradient=True)(
       gen_params,
       codes,
       scene.cameras,
+      rays,
       scene.lights,
-      resolution=stage.resolution,
-      sampler=self.sampler(stage.samples),
-      compositor=self.compositor(shader=self.lighting.shader(anneals)),
       key=stream(key, "samples"),
       noise_std=anneals.get("density_noise"),
       window=self._window(predicted, stage.resolution, anneals["window_width"]) if stage.tracked else None,
-      gradient=True,
     )
-    aux = self.normal_pairs(gen_params, key, codes, scene, rendering)
+    aux = self.smoothness.normal_pairs(self.field_fn, gen_params, key, codes, rays, scene.lights, rendering)
     if predicted is not None:
       aux |= {"predicted": predicted, "rendered": rendering.distance}
     return Fakes.of(rendering, scene, aux)
 
   def extra_losses(self, gen_params: PyTree, fakes: Fakes) -> dict[str, Array]:
-    losses = super().extra_losses(gen_params, fakes)
+    del gen_params
+    losses = self.smoothness.losses(fakes.aux)
     if not self.tracking.enabled:
       return losses
     loss = surface_tracking_loss(
@@ -154,13 +166,7 @@ class ShadeGan(PiGan):
     return losses | {"tracking": self.tracking.weight * loss}
 
   def render(
-    self,
-    params: PyTree,
-    scene: Scene,
-    *,
-    resolution: int,
-    truncation: float = 1.0,
-    key: Key | None = None,
+    self, params: PyTree, scene: Scene, *, resolution: int, truncation: float = 1.0, key: Key | None = None
   ) -> Rendering:
     lights = self.lighting.given_or_mean(scene.lights, scene.size)
     codes = self.generator.codes(params, scene.latents, truncation=truncation)
@@ -168,22 +174,14 @@ class ShadeGan(PiGan):
     if self.tracking.enabled and self.tracking.inference:
       predicted = self.predict_surface(params, codes, scene.cameras)
       window = self._window(predicted, resolution, jnp.asarray(self.tracking.width[1]))
-    return self._render(
-      params,
-      codes,
-      scene.cameras,
-      lights,
-      resolution=resolution,
-      sampler=self.sampler(self.eval_samples),
-      compositor=self.compositor(shader=lambertian, last_back=self.rendering.eval_last_back),
-      key=key,
-      window=window,
-      gradient=True,
+    compositor = self.compositor(shader=lambertian, evaluation=True)
+    return self.renderer(self.sampler(self.eval_samples), compositor, gradient=True)(
+      params, codes, scene.cameras, self.rays(scene.cameras, resolution), lights, key=key, window=window
     )
 
-  def predict_surface(self, params: PyTree, codes: tuple[Array, Array], cameras: Cameras) -> Array:
+  def predict_surface(self, params: PyTree, codes: tuple[Array, ...], cameras: Cameras) -> Array:
     """[b, size, size] distance along the ray, relative to [near, far], by the surface network."""
-    inputs = surface_inputs(*codes, cameras.yaw, cameras.pitch)
+    inputs = surface_inputs(codes, cameras.yaw, cameras.pitch)
     return self.surface_net.apply({"params": params["surface"]}, *inputs)
 
   def _window(self, predicted: Array, resolution: int, width: Array) -> Window:

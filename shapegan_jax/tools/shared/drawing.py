@@ -18,7 +18,6 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from shapegan_jax.errors import UserError
-from shapegan_jax.methods.base import has_shape
 from shapegan_jax.model import Model
 from shapegan_jax.reporting.previews import depth_colors, labelled_grid, pictures, to_uint8
 from shapegan_jax.reporting.progress import progress
@@ -46,7 +45,7 @@ def settle(model: Model, subjects: Subjects, resolution: int | None, truncation:
 
 def check_shape(model: Model, asked: str) -> None:
   """A `UserError` where what is asked for needs a shape and this model makes pictures alone."""
-  if not has_shape(model.method):
+  if not model.method.has_shape:
     raise UserError(
       f"{asked}: this model makes pictures and knows no shape; shapegan lift finds shapes in them, shapegan render "
       "draws them"
@@ -59,7 +58,7 @@ def check_shown(model: Model, show: Sequence[str]) -> None:
     check_shape(model, f"--show {maps[0]}")
   if "shading" in show and model.mean_lights(1) is None:
     raise UserError("--show shading: this model knows no light; leave it out, or see shapegan relight")
-  if "surface" in show and not hasattr(model.method, "render_surface"):
+  if "surface" in show and not model.method.has_surface:
     raise UserError("--show surface: this model's field has no surface (only GOF's has one); leave it out")
 
 

@@ -88,7 +88,7 @@ class Viewer:
       self._server.gui,
       self._home,
       last=None if subjects is None else len(subjects) - 1,
-      surface=hasattr(model.method, "render_surface"),
+      surface=model.method.has_surface,
       zooms=panes.zooms(model),
     )
     self._connect()

@@ -94,7 +94,7 @@ def cameras_of(model: Model, view: View, resolution: int) -> Cameras:
   """
   cameras = model.cameras_at(*(jnp.asarray([angle], jnp.float32) for angle in (view.yaw, view.pitch)))
   # Of most methods the centres of the outermost pixels lie on those edges (see geometry.pixels).
-  corners = getattr(model.method.cameras, "align", "corners") == "corners"
+  corners = model.method.align == "corners"
   width = ((resolution - 1) / resolution if corners else 1.0) / view.zoom
   return dataclasses.replace(cameras, fov=2 * jnp.arctan(jnp.tan(cameras.fov / 2) * jnp.float32(width)))
 
@@ -102,8 +102,7 @@ def cameras_of(model: Model, view: View, resolution: int) -> Cameras:
 def zooms(model: Model) -> bool:
   """Whether pictures can be zoomed: not those of a ShadeGAN that samples where its surface network foresees a surface,
   which knows one field of view."""
-  tracking = getattr(model.method, "tracking", None)
-  return tracking is None or not (tracking.enabled and tracking.inference)
+  return model.method.zooms
 
 
 def lights_of(view: View) -> Lights | None:

@@ -14,7 +14,6 @@ from configs import common, stylegan2
 from shapegan_jax.errors import UserError
 from shapegan_jax.evaluation.health import shape_report
 from shapegan_jax.evaluation.preview import preview
-from shapegan_jax.methods.base import has_shape
 from shapegan_jax.methods.catalog import build
 from shapegan_jax.methods.stylegan2.frozen import FrozenGan
 from shapegan_jax.methods.stylegan2.lazy_updates import Descent, lazy_adam
@@ -85,7 +84,9 @@ def test_gradients_of_the_penalties_are_those_of_differences(method, params, rng
     image = jnp.asarray(rng.uniform(-1, 1, (4, 8, 8, 3)))
 
     def r1(discriminator):
-      return losses.logits_and_r1(lambda x: method.discriminator.apply({"params": discriminator}, x), image)[1].mean()
+      return losses.logits_and_penalty(
+        lambda x: (method.discriminator.apply({"params": discriminator}, x), None), image
+      )[1].mean()
 
     difference, told = slope(r1, params["discriminator"], rng)
     np.testing.assert_allclose(difference, told, rtol=1e-4)
@@ -191,7 +192,7 @@ def test_pictures_are_clipped_and_always_the_same(gan, method, params):
 
 def test_what_needs_a_shape_is_left_out(method, params):
   model = Model(method, params, {})
-  assert not has_shape(method)
+  assert not method.has_shape
   assert shape_report(model, samples=2) == {}
   picture = preview(model, count=2, resolution=8)
   assert picture.shape[0] == 4 * (64 + 2)  # the picture and three truncations

@@ -17,7 +17,7 @@ from shapegan_jax import parallel
 from shapegan_jax.errors import UserError
 from shapegan_jax.methods.catalog import build, resolve
 from shapegan_jax.planning.costs import collectives
-from shapegan_jax.types import Lights
+from shapegan_jax.types import Lights, Scene
 
 
 def small(config):
@@ -87,7 +87,8 @@ def test_light_changes_the_picture_but_neither_albedo_nor_shape(shade):
   latents, cameras = shade.sample_latents(jax.random.key(1), 2), shade.sample_cameras(jax.random.key(2), 2)
   render = jax.jit(partial(shade.render, resolution=8))
   left, right = (
-    render(params, latents, cameras, Lights(jnp.tile(jnp.array([[-0.5, 0.3, x, 0.0]]), (2, 1)))) for x in (-1.5, 1.5)
+    render(params, Scene(latents, cameras, Lights(jnp.tile(jnp.array([[-0.5, 0.3, x, 0.0]]), (2, 1)))))
+    for x in (-1.5, 1.5)
   )
   for name in ("albedo", "normals", "depth", "acc"):
     np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
@@ -98,7 +99,7 @@ def test_shading_is_albedo_times_light(shade):
   params = shade.init_generator(jax.random.key(0))
   latents, cameras = shade.sample_latents(jax.random.key(1), 2), shade.sample_cameras(jax.random.key(2), 2)
   lights = shade.sample_lights(jax.random.key(3), 2)
-  picture = jax.jit(partial(shade.render, resolution=8))(params, latents, cameras, lights)
+  picture = jax.jit(partial(shade.render, resolution=8))(params, Scene(latents, cameras, lights))
   cosine = np.clip(np.einsum("bhwc,bc->bhw", picture.normals, lights.direction), 0, 1)
   shading = np.asarray(lights.ambient)[:, None, None] + np.asarray(lights.diffuse)[:, None, None] * cosine
   expected = np.clip(picture.albedo * shading[..., None], 0, 1)
@@ -131,7 +132,7 @@ class OneStep:
   def __init__(self, shape, **stages):
     config = common.shrink(pigan.get_config("smoke"))
     config.stages.update(stages)
-    config.rendering.chunk_points = 64  # a loop over parts of the rays
+    config.rendering.chunk_points = 64  # a loop over chunks of the rays
     method = build(config.to_dict())
     stage, anneals = method.plan(0)
     image = np.random.default_rng(0).uniform(-1, 1, (4, stage.resolution, stage.resolution, 3)).astype(np.float32)
@@ -154,7 +155,7 @@ class OneStep:
 
   @property
   def turns(self):
-    """How often its longest loop, that over parts of the rays, turns."""
+    """The trip count of its longest loop, that over chunks of the rays."""
     return max(map(int, re.findall(r'known_trip_count":\{"n":"(\d+)"', self.program.as_text())))
 
 
@@ -177,8 +178,8 @@ def test_a_step_on_two_devices_is_a_step_on_one(one_step, shape):
   assert found["all-gather", False] <= 6, found
 
 
-def test_a_discriminator_that_takes_a_batch_in_parts_learns_the_same(one_step):
-  assert one_step.is_close_to(OneStep((2, 1), parts=2))
+def test_a_discriminator_that_takes_a_batch_in_micro_batches_learns_the_same(one_step):
+  assert one_step.is_close_to(OneStep((2, 1), micro_batches=2))
 
 
 def test_fakes_can_be_shared(shade):

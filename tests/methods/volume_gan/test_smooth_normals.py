@@ -9,28 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common, pigan, shadegan
+from configs import pigan, shadegan
 from shapegan_jax.methods.catalog import build
-from shapegan_jax.methods.volume_gan.engine import Fakes
+from shapegan_jax.methods.volume_gan.cameras import CameraConfig
+from shapegan_jax.methods.volume_gan.smoothness import SmoothnessConfig
 from shapegan_jax.objectives.shape import normal_smoothness
 from shapegan_jax.types import FieldSamples, Rendering
 
-NOTHING = jnp.zeros(())
 RADIUS, STEP, SIZE = 0.08, 1e-3, 16
 
 
-def method_with(field, **smoothness):
-  """A small pi-GAN whose field is `field` of points, whatever the codes."""
-  config = common.shrink(pigan.get_config("heads"))
-  config.smoothness.update(rays=400, neighbour=STEP, **smoothness)
-  method = build(config.to_dict())
-  generator = dataclasses.replace(method.generator)
-  object.__setattr__(
-    generator,
-    "field_fn",
-    lambda params, codes, light: lambda points, viewdirs: FieldSamples(raw=field(points), color=jnp.ones_like(points)),
-  )
-  return dataclasses.replace(method, generator=generator)
+def config_with(**smoothness):
+  return SmoothnessConfig(rays=400, neighbour=STEP, **smoothness)
+
+
+def field_of(field):
+  """`field` of points as an instance's field, whatever the parameters and codes are."""
+  return lambda params, codes, light: lambda points, viewdirs: FieldSamples(field(points), jnp.ones_like(points))
 
 
 def ball(points):
@@ -41,9 +36,11 @@ def wavy(points):
   return ball(points) + 0.2 * jnp.sin(300 * points[..., 1])
 
 
-def pictures_of_the_ball(cameras):
+CAMERAS = CameraConfig()
+
+
+def picture_of_the_ball(rays):
   """Distance along the rays to the ball of RADIUS, and whether they meet it."""
-  rays = pigan_cameras().picture_rays(cameras, SIZE)
   along = -jnp.sum(rays.origins * rays.directions, -1)
   missed = jnp.sum(rays.origins**2, -1) - along**2
   met = missed < RADIUS**2
@@ -52,38 +49,53 @@ def pictures_of_the_ball(cameras):
   return Rendering(rgb=jnp.ones((*maps[0].shape, 3)), distance=maps[0], acc=maps[1])
 
 
-def pigan_cameras():
-  return build(pigan.get_config("heads").to_dict()).cameras
+CODES = (jnp.zeros((2, 1)), jnp.zeros((2, 1)))
 
 
-def pairs_and_loss(field, key):
-  method = method_with(field, weight=3.0)
-  cameras = method.sample_cameras(key, 2)
-  codes = (jnp.zeros((2, 1)), jnp.zeros((2, 1)))
-  aux = method.normal_pairs({}, key, codes, cameras, None, pictures_of_the_ball(cameras))
-  fakes = Fakes(NOTHING, NOTHING, NOTHING, aux)
-  return aux, method.extra_losses({}, fakes)["smooth"]
+def pairs_and_loss(field, key, weight=3.0):
+  config, rays = config_with(weight=weight), CAMERAS.picture_rays(CAMERAS.sample(key, 2), SIZE)
+  pairs = config.normal_pairs(field_of(field), {}, key, CODES, rays, None, picture_of_the_ball(rays))
+  return pairs, config.losses(pairs)
 
 
 def test_normals_of_a_ball_turn_by_the_way_along_it(key):
-  aux, loss = pairs_and_loss(ball, key)
+  aux, losses = pairs_and_loss(ball, key)
   found = np.asarray(aux["found"])
   assert 0.2 < found.mean() < 0.8, "rays beside the ball are not looked at"
   np.testing.assert_allclose(jnp.linalg.norm(aux["pair"], axis=-1), 1.0, rtol=1e-4)
   # Of a random step two thirds of the square lie along the surface; the loss is a mean over three components.
-  np.testing.assert_allclose(loss, 3.0 * (2 / 3) * (STEP / RADIUS) ** 2 / 3, rtol=0.1)
+  np.testing.assert_allclose(losses["smooth"], 3.0 * (2 / 3) * (STEP / RADIUS) ** 2 / 3, rtol=0.1)
   assert (aux["pair"][:, :, 0, 2][found] > -0.5).all(), "outwards, on the side that cameras about the front see"
 
 
 def test_waves_cost_more_than_the_ball_below_them(key):
-  assert pairs_and_loss(wavy, key)[1] > 10 * pairs_and_loss(ball, key)[1]
+  assert pairs_and_loss(wavy, key)[1]["smooth"] > 10 * pairs_and_loss(ball, key)[1]["smooth"]
 
 
 def test_without_weight_nothing_is_evaluated(key):
-  method = method_with(ball, weight=0.0)
-  cameras = method.sample_cameras(key, 2)
-  assert method.normal_pairs({}, key, (NOTHING, NOTHING), cameras, None, pictures_of_the_ball(cameras)) == {}
-  assert method.extra_losses({}, Fakes(NOTHING, NOTHING, NOTHING)) == {}
+  def never(points):
+    raise AssertionError("the field was evaluated")
+
+  assert pairs_and_loss(never, key, weight=0.0) == ({}, {})
+
+
+def test_the_places_carry_no_gradient_and_the_field_does(key):
+  """The term smooths the field where rays end; it must not move the ends to where the field is smooth already."""
+  config, rays = config_with(weight=3.0), CAMERAS.picture_rays(CAMERAS.sample(key, 2), SIZE)
+  rendering = picture_of_the_ball(rays)
+
+  def loss(distance, acc, height):
+    field = field_of(lambda points: ball(points) + height * jnp.sin(300 * points[..., 1]))
+    seen = dataclasses.replace(rendering, distance=distance, acc=acc)
+    return config.losses(config.normal_pairs(field, {}, key, CODES, rays, None, seen))["smooth"]
+
+  arguments = (rendering.distance, rendering.acc, 0.2)
+  places, acc, field = jax.grad(loss, argnums=(0, 1, 2))(*arguments)
+  moved = loss(rendering.distance + 2e-3, *arguments[1:])
+  assert abs(moved - loss(*arguments)) > 1e-6, "the loss does depend on the places"
+  np.testing.assert_array_equal(places, 0.0)
+  np.testing.assert_array_equal(acc, 0.0)
+  assert field > 0
 
 
 @pytest.mark.parametrize("presets", [pigan, shadegan])

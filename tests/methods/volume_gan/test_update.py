@@ -12,6 +12,7 @@ import pytest
 
 from shapegan_jax.methods.volume_gan.engine import AdversarialMethod, Fakes
 from shapegan_jax.methods.volume_gan.settings import Averages, GanStage, Objectives, Optimizers, StageTable
+from shapegan_jax.objectives.adversarial import LOSSES
 from shapegan_jax.rng import stream
 from shapegan_jax.types import DiscriminatorOutput
 
@@ -19,6 +20,7 @@ STAGE = GanStage(resolution=2, batch_size=6, samples=1, topk_group=3, gradient_s
 RATES = {"generator_rate": 0.02, "discriminator_rate": 0.05}
 ANNEALS = {name: jnp.float32(value) for name, value in ({"fade": 0.7, "topk": 0.5} | RATES).items()}
 GOALS = Objectives(r1=0.8, pose=1.5, latent=0.6)
+PAIRED = dataclasses.replace(GOALS, loss="relativistic", r2=0.4, topk_share=1.0)
 # After one update the warm-up decides both averages, after two only the slow one.
 AVERAGES = Averages(decay=0.19, slow_decay=0.9)
 CLIP, DISCRIMINATOR_CLIP = 0.3, 0.2
@@ -75,13 +77,19 @@ def identity_penalty(answer, fakes):
   return 1.5 * pose + 0.6 * latent
 
 
-def discriminator_loss(params, discriminator, real, fakes):
+def discriminator_loss(params, discriminator, real, fakes, paired=False):
   def ask(image):
     return discriminator.apply({"params": params}, image, 0.7)
 
-  slopes = jax.vmap(jax.grad(lambda image: ask(image[None]).logit[0]))(real)
-  penalty = 0.8 / 2 * jnp.mean(jnp.sum(slopes**2, (1, 2, 3)))
+  def penalty_of(images):
+    slopes = jax.vmap(jax.grad(lambda image: ask(image[None]).logit[0]))(images)
+    return jnp.mean(jnp.sum(slopes**2, (1, 2, 3))) / 2
+
+  penalty = 0.8 * penalty_of(real)
   answer = ask(fakes.image)
+  if paired:
+    adversarial = jnp.mean(softplus(answer.logit - ask(real).logit))
+    return adversarial + penalty + 0.4 * penalty_of(fakes.image) + identity_penalty(answer, fakes)
   adversarial = jnp.mean(softplus(answer.logit)) + jnp.mean(softplus(-ask(real).logit))
   return adversarial + penalty + identity_penalty(answer, fakes)
 
@@ -99,7 +107,7 @@ def test_two_updates_are_the_published_steps_written_out(shared):
   goals = dataclasses.replace(GOALS, shared_fakes=shared)
   optimizers = Optimizers(clip=CLIP, discriminator_clip=DISCRIMINATOR_CLIP)
   table = StageTable()
-  method = Toy(Discriminator(), table, table.expand(), goals, optimizers, AVERAGES)
+  method = Toy(Discriminator(), table, table.expand(), goals, optimizers, AVERAGES, LOSSES[goals.loss])
   key, state = jax.random.key(3), method.init(jax.random.key(0))
   images = np.random.default_rng(0).uniform(-1, 1, (2, 6, 2, 2, 3)).astype(np.float32)
 
@@ -135,4 +143,27 @@ def test_two_updates_are_the_published_steps_written_out(shared):
     for ours, theirs in zip(map(jax.tree.leaves, found), map(jax.tree.leaves, (gen, disc, average, slow)), strict=True):
       for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
+    # What is evaluated, exported and shipped is the published average, with decay .999, not the slow one.
+    for name, expected in ((True, average), (False, gen)):
+      np.testing.assert_allclose(method.params_of(state, ema=name)["w"], expected["w"], atol=2e-5)
+    assert np.abs(average["w"] - slow["w"]).max() > 1e-3 or n == 1, "the two averages differ"
     assert int(state.step) == n
+
+
+def test_a_paired_update_compares_with_the_real_batch_and_penalises_both_sides():
+  """R3GAN's step: both losses see real i beside fake i, and R2 is R1 on the fakes."""
+  table = StageTable()
+  optimizers = Optimizers(clip=0.0, discriminator_clip=0.0)
+  method = Toy(Discriminator(), table, table.expand(), PAIRED, optimizers, AVERAGES, LOSSES[PAIRED.loss])
+  key, state = jax.random.key(3), method.init(jax.random.key(0))
+  real = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, 2, 2, 3)), jnp.float32)
+  anneals = ANNEALS | {"topk": jnp.float32(1.0)}
+  after, metrics = method.update(state, {"image": real}, key, anneals, stage=STAGE)
+
+  fakes = method.generate(state.gen_params, stream(key, "discriminator", 0), anneals, stage=STAGE)
+  loss = discriminator_loss(state.disc_params, method.discriminator, real, fakes, paired=True)
+  parts = ("discriminator", "r1", "r2", "pose", "latent")
+  np.testing.assert_allclose(sum(metrics[f"disc/{name}"] for name in parts), loss, rtol=1e-5)
+  fakes = method.generate(state.gen_params, stream(key, "generator", 0), anneals, stage=STAGE)
+  ask = lambda image: method.discriminator.apply({"params": after.disc_params}, image, 0.7).logit  # noqa: E731
+  np.testing.assert_allclose(metrics["gen/generator"], jnp.mean(softplus(ask(real) - ask(fakes.image))), rtol=1e-5)
