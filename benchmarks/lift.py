@@ -1,15 +1,15 @@
-"""How good the shapes are that GAN2Shape finds in pictures it has never seen: SIDE and MAD against ground truth.
+"""Quality of the shapes that GAN2Shape finds in unseen images: SIDE and MAD against ground truth.
 
   python -m benchmarks.lift --model=gan2shape-heads --workdir=runs/lift
   python -m benchmarks.lift --model=gan2shape-heads --workdir=runs/lift --full=2 --shapes=runs/depth/shapes.json
 
-The first `--count` test pictures are projected into the generator and lifted from the jointly trained networks, some
-at a time, each with weights of its own. Errors are those of the depth that the reconstruction shows in the picture's
-own view, where it is valid and the truth is (Unsup3D's masks), beside constant depth, the training set's mean, the
-ellipsoid that everything starts from, and, of `--shapes`, the rows of benchmarks.shapes (on the whole test set). The
-rows of round 0 are what the jointly trained networks say at once. Prints Markdown and writes `lift.json` to the
-workdir, with every picture's numbers. Stopped at any moment it goes on when called again; `--merge` takes over what
-other processes (`--first`) have left in workdirs of theirs.
+The first `--count` test images are projected into the generator and lifted from the jointly trained networks in
+batches, each image with its own weights. Errors are those of the reconstruction's depth in the predicted view, inside
+the intersection of its valid area and the ground truth's (Unsup3D's masks). They are printed beside those of constant
+depth, of the training set's mean depth, of the initial ellipsoid and, with `--shapes`, the rows of benchmarks.shapes
+(on the whole test set). Round 0 is the prediction of the jointly trained networks. Prints Markdown and writes
+`lift.json`, with the numbers of every image, to the workdir. A stopped run is resumed by the same command; `--merge`
+adds the results of other processes (`--first`) from their workdirs.
 """
 
 from __future__ import annotations
@@ -37,30 +37,40 @@ from shapegan_jax.data.sources import open_source
 from shapegan_jax.evaluation.depth_protocol import Pairs, average_depth, checksum
 from shapegan_jax.evaluation.shapes import CONSTANT, MEAN, depth_picture
 from shapegan_jax.inversion.projection import ProjectionConfig, Projector
-from shapegan_jax.methods.gan2shape.engine_settings import StagedState, Subjects
-from shapegan_jax.methods.gan2shape.method import instances as lifting
+from shapegan_jax.methods.gan2shape.engine_settings import InstanceImages, StagedState
+from shapegan_jax.methods.gan2shape.instance_training import (
+  InstanceTrainer,
+  Position,
+  Symmetry,
+  instance_config,
+  loss_history,
+  with_estimated_views,
+)
+from shapegan_jax.methods.gan2shape.method import Gan2Shape
+from shapegan_jax.methods.stylegan2.frozen import FrozenGan
 from shapegan_jax.metrics import depth_errors
 from shapegan_jax.reporting.writer import write_png
 from shapegan_jax.tools.lift import open_generator, schedule_of
+from shapegan_jax.types import PyTree
 
-_MODEL = flags.DEFINE_string("model", "gan2shape-heads", "GAN2Shape model, trained on many pictures.")
-_GAN = flags.DEFINE_string("gan", None, "Its StyleGAN2, where it is not where the model says.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/lift", "Folder for results and runs under way.")
+_MODEL = flags.DEFINE_string("model", "gan2shape-heads", "Jointly trained GAN2Shape model.")
+_GAN = flags.DEFINE_string("gan", None, "Its StyleGAN2, if it is not at the path stored in the model.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/lift", "Folder for results and unfinished runs.")
 _DATA = flags.DEFINE_string("data", "heads", "Data set with ground truth: heads or synface.")
-_PATH = flags.DEFINE_string("path", None, "Its directory, where it is not embedded.")
-_FOV = flags.DEFINE_float("fov", 12.0, "Angle of view of its pictures, in degrees (synface: 10).")
+_PATH = flags.DEFINE_string("path", None, "Its directory, unless it is embedded.")
+_FOV = flags.DEFINE_float("fov", 12.0, "Field of view of its images, in degrees (synface: 10).")
 _FAR = flags.DEFINE_float("far", 1.12, "Depth of its background (synface: 1.1).")
-_COUNT = flags.DEFINE_integer("count", 50, "How many test pictures.")
-_FIRST = flags.DEFINE_integer("first", 0, "The first of them, where other processes do those before.")
-_BATCH = flags.DEFINE_integer("batch", 2, "How many at a time.")
+_COUNT = flags.DEFINE_integer("count", 50, "Number of test images.")
+_FIRST = flags.DEFINE_integer("first", 0, "Index of the first one, if other processes do the earlier ones.")
+_BATCH = flags.DEFINE_integer("batch", 2, "Images at a time.")
 _SCHEDULE = flags.DEFINE_list("schedule", ["short"], "As shapegan lift --schedule, with commas.")
 _ROUNDS = flags.DEFINE_integer("rounds", None, "As shapegan lift --rounds.")
 _SYMMETRY = flags.DEFINE_enum("symmetry", "first", ["none", "first", "all"], "As shapegan lift --symmetry.")
-_FULL = flags.DEFINE_integer("full", 0, "The first so many pictures also by --full_schedule.")
+_FULL = flags.DEFINE_integer("full", 0, "Number of images that are also lifted with --full_schedule.")
 _FULL_SCHEDULE = flags.DEFINE_string("full_schedule", "bfm", "bfm or full, as published.")
-_STEPS = flags.DEFINE_integer("projection_steps", ProjectionConfig().steps, "Of each projection.")
-_STARTS = flags.DEFINE_integer("projection_starts", 1, "Of each projection.")
-_MERGE = flags.DEFINE_list("merge", [], "Workdirs of other processes, whose pictures need not be done again.")
+_STEPS = flags.DEFINE_integer("projection_steps", ProjectionConfig().steps, "As shapegan lift --projection-steps.")
+_STARTS = flags.DEFINE_integer("projection_starts", 1, "As shapegan lift --projection-starts.")
+_MERGE = flags.DEFINE_list("merge", [], "Workdirs of other processes whose results are added.")
 _SHAPES = flags.DEFINE_string("shapes", None, "The shapes.json of benchmarks.shapes, for rows of other methods.")
 
 ELLIPSOID = "ellipsoid"
@@ -69,13 +79,13 @@ NUMBERS = ("side_e2", "mad_deg", "mad_released_deg")
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-  """Test pictures with their depth."""
+  """Test images with their depth."""
 
   pairs: Pairs
   fov: float
 
   def errors(self, depth: np.ndarray, valid: np.ndarray, index: np.ndarray) -> list[dict[str, float]]:
-    """Of depth maps [n, h, w], valid where they mean something, of the pictures `index` [n]."""
+    """Errors of depth maps [n, h, w], inside `valid`, for the test images `index` [n]."""
     true, mask = self.pairs.depth[index], depth_errors.common_mask(valid, self.pairs.mask[index])
     columns = [100 * np.asarray(depth_errors.side(depth, true, mask))]
     for meaning in ("paper", "released"):
@@ -83,67 +93,77 @@ class Truth:
     return [dict(zip(NUMBERS, map(float, row), strict=True)) for row in zip(*columns, strict=True)]
 
 
-class Bench:
-  """Lifts groups of test pictures by one schedule and keeps what it measures in `results[name]`."""
+class ScheduleBenchmark:
+  """Lifts batches of test images by one schedule and stores their errors in `results[name]`."""
 
-  def __init__(self, name: str, config: Mapping[str, Any], opened: tuple[Any, Any], truth: Truth, results: dict):
+  def __init__(
+    self,
+    name: str,
+    config: Mapping[str, Any],
+    networks: PyTree | None,
+    gan: FrozenGan,
+    truth: Truth,
+    results: dict[str, Any],
+  ):
     self.name, self.truth, self.results = name, truth, results
-    self.networks, self.gan = opened
-    self.lifter = lifting.Lifter(config)
-    method = self.lifter.method
-    self._see = jax.jit(lambda params, images: method.reconstruct(params, images).seen)
+    self.networks, self.gan = networks, gan
+    self.trainer = InstanceTrainer(config)
+    method = self.trainer.method
+    self._render = jax.jit(lambda params, images: method.reconstruct(params, images).rendered)
 
-  def group(self, index: list[int], subjects: Subjects) -> bool:
-    """Lift some pictures unless it is done; False if it was stopped."""
+  def lift(self, index: list[int], instances: InstanceImages) -> bool:
+    """Lift a batch of images, unless its results are there already; False if it was stopped."""
     rows = self.results.setdefault(self.name, {})
     if all("seconds" in rows.get(str(i), {}) for i in index):
       return True
     workdir = Path(_WORKDIR.value) / "runs" / f"{self.name}_{index[0]}"
-    given = {"gan": self.gan, "subjects": subjects, "networks": self.networks}
-    bar = tqdm(total=self.lifter.total, desc=f"{self.name} {index[0]}", leave=False, dynamic_ncols=True)
+    dependencies = {"gan": self.gan, "instances": instances, "networks": self.networks}
+    bar = tqdm(total=self.trainer.total, desc=f"{self.name} {index[0]}", leave=False, dynamic_ncols=True)
 
-    def measure(turn: lifting.Turn, state: StagedState) -> None:
-      if turn.mode == "joint":
-        self._note(index, turn.round, state.params, subjects)
+    def measure(position: Position, state: StagedState) -> None:
+      if position.mode == "joint":
+        self._store_errors(index, position.round, state.params, instances)
 
     if self.networks is not None:
-      started = jax.tree.map(lambda x: np.broadcast_to(x, (len(index), *x.shape)), self.networks)
-      self._note(index, 0, started, subjects)
+      initial = jax.tree.map(lambda x: np.broadcast_to(x, (len(index), *x.shape)), self.networks)
+      self._store_errors(index, 0, initial, instances)
     with bar:
-      state = self.lifter(
-        given,
+      state = self.trainer(
+        dependencies,
         workdir=workdir,
-        identity={"pictures": checksum([np.asarray(subjects.image)])},
-        stepped=lambda turn, metrics: bar.update(turn.done - bar.n),
-        ended=measure,
+        identity={"images": checksum([np.asarray(instances.image)])},
+        on_step=lambda position, metrics: bar.update(position.done - bar.n),
+        on_stage_end=measure,
       )
     if state is None:
       return False
-    seconds = lifting.history(workdir)[1] / len(set(index))
+    seconds = loss_history(workdir)[1] / len(set(index))
     for i in index:
       rows[str(i)]["seconds"] = seconds
     self._write()
-    shutil.rmtree(workdir, ignore_errors=True)  # some hundred megabytes
+    shutil.rmtree(workdir, ignore_errors=True)  # several hundred megabytes
     return True
 
-  def _note(self, index: list[int], number: int, params: Any, subjects: Subjects) -> None:
-    """Errors of a round, written at once: an interruption does not lose them."""
-    seen = jax.device_get(self._see(params, subjects.image))
-    found = self.truth.errors(seen.depth, seen.valid > 0.5, np.array(index))
-    for i, row in zip(index, found, strict=True):
+  def _store_errors(self, index: list[int], number: int, params: PyTree, instances: InstanceImages) -> None:
+    """Compute the errors of a round and write them at once, so that an interruption does not lose them."""
+    rendered = jax.device_get(self._render(params, instances.image))
+    errors = self.truth.errors(rendered.depth, rendered.valid > 0.5, np.array(index))
+    for i, row in zip(index, errors, strict=True):
       self.results[self.name].setdefault(str(i), {})[f"round {number}"] = row
     self._write()
-    if number == self.lifter.method.table.rounds:
+    if number == self.trainer.method.table.rounds:
       part = Pairs(*(getattr(self.truth.pairs, f.name)[index] for f in dataclasses.fields(Pairs)))
-      picture = depth_picture(seen.depth, part, self.truth.fov)
+      picture = depth_picture(rendered.depth, part, self.truth.fov)
       write_png(Path(_WORKDIR.value) / "pictures" / f"{self.name}_{index[0]}.png", picture)
 
   def _write(self) -> None:
     write_json(Path(_WORKDIR.value) / "lift.json", self.results)
 
 
-def projected(truth: Truth, gan: Any, method: Any, index: list[int], projector: Projector, results: dict) -> Subjects:
-  """Subjects of test pictures, projected into the generator; what was found is kept among the results."""
+def projected(
+  truth: Truth, method: Gan2Shape, index: list[int], projector: Projector, results: dict[str, Any]
+) -> InstanceImages:
+  """Test images projected into the generator; the latents are stored in the results."""
   images, rows = truth.pairs.images[index].astype(np.float32) / 127.5 - 1, results.setdefault("projection", {})
   if any(str(i) not in rows for i in index):
     begun = time.monotonic()
@@ -154,7 +174,7 @@ def projected(truth: Truth, gan: Any, method: Any, index: list[int], projector: 
       rows[str(i)] = {"psnr": float(psnr), "seconds": seconds, "latent": latent.tolist()}
   latent = jnp.array([rows[str(i)]["latent"] for i in index])
   image = method.gan.resized(jnp.asarray(images), method.model.resolution)
-  return Subjects(image, latent, method.masks.of(image))
+  return InstanceImages(image, latent, method.masks.of(image))
 
 
 def main(argv: list[str]) -> None:
@@ -164,17 +184,17 @@ def main(argv: list[str]) -> None:
   data = {"name": _DATA.value, **({"path": _PATH.value} if _PATH.value else {})}
   pairs = Pairs.of(open_source({**data, "split": "test"}), _COUNT.value, far=_FAR.value)
   truth = Truth(pairs, math.radians(_FOV.value))
-  networks, pictures, config, gan = open_generator(_MODEL.value, shapegan_jax.load(_MODEL.value), _GAN.value)
+  networks, images, config, gan = open_generator(_MODEL.value, shapegan_jax.load(_MODEL.value), _GAN.value)
   if networks is not None:
-    config = lifting.with_measured_views(config, networks, pictures)
+    config = with_estimated_views(config, networks, images)
   pretrained = networks is not None
 
-  def settled(words: tuple[str, ...], rounds: int | None, symmetry: lifting.Symmetry) -> dict[str, Any]:
+  def config_of(words: tuple[str, ...], rounds: int | None, symmetry: Symmetry) -> dict[str, Any]:
     schedule = schedule_of(words, rounds, pretrained=pretrained)
-    return lifting.instance_config(config, schedule, pretrained=pretrained, symmetry=symmetry)
+    return instance_config(config, schedule, pretrained=pretrained, symmetry=symmetry)
 
-  short = settled(tuple(_SCHEDULE.value), _ROUNDS.value, _SYMMETRY.value)
-  full = settled((_FULL_SCHEDULE.value,), None, "all" if _FULL_SCHEDULE.value == "bfm" else "first")
+  short = config_of(tuple(_SCHEDULE.value), _ROUNDS.value, _SYMMETRY.value)
+  full = config_of((_FULL_SCHEDULE.value,), None, "all" if _FULL_SCHEDULE.value == "bfm" else "first")
   projection = ProjectionConfig(steps=_STEPS.value, starts=_STARTS.value)
   identity = {
     "data": data,
@@ -191,32 +211,32 @@ def main(argv: list[str]) -> None:
     raise SystemExit(f"{path}: holds results of another model or of other settings; choose another --workdir")
   for other in _MERGE.value:
     merge(results, json.loads((Path(other) / "lift.json").read_text()))
-  benches = {"short": Bench("short", short, (networks, gan), truth, results)}
+  benchmarks = {"short": ScheduleBenchmark("short", short, networks, gan, truth, results)}
   if _FULL.value:
-    benches["full"] = Bench("full", full, (networks, gan), truth, results)
-  projector, method = Projector(gan, projection), benches["short"].lifter.method
+    benchmarks["full"] = ScheduleBenchmark("full", full, networks, gan, truth, results)
+  projector, method = Projector(gan, projection), benchmarks["short"].trainer.method
   baselines(results, truth, data, method)
-  for name, bench in benches.items():
+  for name, benchmark in benchmarks.items():
     count = len(pairs) if name == "short" else min(_FULL.value, len(pairs))
     for first in range(_FIRST.value, count, _BATCH.value):
-      # The last group is filled up, so that one program serves them all.
+      # The last batch is padded, so that all have the same size and share one program.
       index = [min(i, len(pairs) - 1) for i in range(first, first + _BATCH.value)]
-      if not bench.group(index, projected(truth, gan, method, index, projector, results)):
-        print("stopped; the same command goes on")
+      if not benchmark.lift(index, projected(truth, method, index, projector, results)):
+        print("stopped; run the same command again to resume")
         return
-  report(results, benches)
+  report(results, benchmarks)
 
 
 def merge(results: dict[str, Any], other: dict[str, Any]) -> None:
-  """Take over the pictures of another process with the same settings."""
+  """Add the results of another process with the same settings."""
   if other["identity"] != results["identity"]:
     raise SystemExit("--merge: results of another model or of other settings")
   for name in ("projection", "short", "full"):
     results.setdefault(name, {}).update(other.get(name, {}))
 
 
-def baselines(results: dict[str, Any], truth: Truth, data: Mapping[str, Any], method: Any) -> None:
-  """Rows that nothing has been learned for."""
+def baselines(results: dict[str, Any], truth: Truth, data: Mapping[str, Any], method: Gan2Shape) -> None:
+  """Add the errors of depth maps that are not learned."""
   everywhere, index = np.ones_like(truth.pairs.mask), np.arange(len(truth.pairs))
   train = Pairs.of(open_source({**data, "split": "train"}), 1500, far=_FAR.value)
   image = truth.pairs.images.astype(np.float32) / 127.5 - 1
@@ -230,23 +250,23 @@ def baselines(results: dict[str, Any], truth: Truth, data: Mapping[str, Any], me
     results[name] = {str(i): {"errors": row} for i, row in enumerate(errors)}
 
 
-def report(results: dict[str, Any], benches: Mapping[str, Bench]) -> None:
-  """The table."""
+def report(results: dict[str, Any], benchmarks: Mapping[str, ScheduleBenchmark]) -> None:
+  """Print the table."""
   print(f"\n{platform.machine()}, {jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}")
   psnr = [row["psnr"] for row in results["projection"].values()]
   seconds = [row["seconds"] for row in results["projection"].values()]
-  print(f"projected to {np.median(psnr):.1f} dB (median), {np.median(seconds):.0f} s a picture (median)\n")
-  print("| | pictures | SIDE x 100 | of the ellipsoid's | MAD | MAD as released | seconds a picture |")
+  print(f"projected to {np.median(psnr):.1f} dB (median), {np.median(seconds):.0f} s per image (median)\n")
+  print("| | images | SIDE x 100 | relative to the ellipsoid | MAD | MAD as released | seconds per image |")
   print("|---" * 7 + "|")
   rows = {name: (name, "errors") for name in (CONSTANT, MEAN, ELLIPSOID)}
-  for name, bench in benches.items():
-    for number in range(0 if bench.networks is not None else 1, bench.lifter.method.table.rounds + 1):
+  for name, benchmark in benchmarks.items():
+    for number in range(0 if benchmark.networks is not None else 1, benchmark.trainer.method.table.rounds + 1):
       rows[f"{name}, round {number}"] = (name, f"round {number}")
   for label, (name, key) in rows.items():
     some = {i: row for i, row in results[name].items() if key in row}
     means = {number: float(np.mean([row[key][number] for row in some.values()])) for number in NUMBERS}
     share = means["side_e2"] / np.mean([results[ELLIPSOID][i]["errors"]["side_e2"] for i in some])
-    last = key == f"round {benches[name].lifter.method.table.rounds}" if name in benches else False
+    last = key == f"round {benchmarks[name].trainer.method.table.rounds}" if name in benchmarks else False
     spent = f"{np.median([row['seconds'] for row in some.values()]):.0f}" if last else ""
     cells = [len(some), f"{means['side_e2']:.3f}", f"{share:.0%}", f"{means['mad_deg']:.2f}°"]
     print(f"| {label} | " + " | ".join(map(str, [*cells, f"{means['mad_released_deg']:.2f}°", spent])) + " |")

@@ -98,15 +98,15 @@ def shrink(config: ConfigDict) -> ConfigDict:
     small.preview.update(count=2, resolution=8)
     small.evaluation.update(samples=2, final_samples=4, images=0, final_images=0, views=0, resolution=8)
     stages = small.stages
-    if "subjects" in small:
+    if "instances" in small:
       small.gan.model, network = "", small.gan.network
       network.mapping.size = 8
       network.synthesis.channels = network.discriminator.channels = (8, 8)
-      small.subjects.count = 2
+      small.instances.count = 2
       small.networks.update(width=8, bottleneck=8, encoder_width=8, offset_width=8)
       stages.update(resolution=8, images_per_step=1, samples=2, pool=4)
       stages.prior = 2
-      for name in ("albedo", "reading", "encoder", "joint"):
+      for name in ("albedo", "pose_warmup", "encoder", "joint"):
         stages[name] = tuple(2 if steps else 0 for steps in stages[name])
       return small
     least = min(stages.resolution)

@@ -1,8 +1,9 @@
-"""The settings of GAN2Shape's authors, and the sections that all presets of `configs/gan2shape.py` share.
+"""The settings of GAN2Shape's authors, and the sections shared by all presets of `configs/gan2shape.py`.
 
-Sources: "g2s" are the authors' released configs (commit 97dddd9); what they gave per GPU is multiplied here, and the
-comment shows the product. Subjects are drawn by the generator (theirs are pictures with latents found by inversion);
-masks are an ellipse (theirs are a parser's); view priors are ours (theirs are files measured with Unsup3D).
+Sources: "g2s" are the authors' released configs (commit 97dddd9); values that they give per GPU are multiplied by the
+number of GPUs, and a comment shows the product. Input images are samples of the generator (theirs: real images with
+latents found by inversion); masks are ellipses (theirs: from a segmentation network); view priors are ours (theirs:
+files estimated with Unsup3D).
 """
 
 from __future__ import annotations
@@ -14,40 +15,45 @@ from configs import common, stylegan2
 
 def stages(**changes) -> ConfigDict:
   """The table of stages; pairs are the steps of the first round and of every later one."""
-  return ConfigDict({"prior": 1000, "reading": (0, 0), **changes})  # g2s: 1,000 steps for the ellipsoid; reading: ours
+  return ConfigDict({"prior": 1000, "pose_warmup": (0, 0), **changes})  # g2s: 1,000 for the ellipsoid; warm-up: ours
 
 
 def run_length(config: ConfigDict) -> int:
-  """Steps of all stages."""
-  table, subjects = config.stages, config.subjects
-  turns = 1 if subjects.instance else subjects.count // table.images_per_step
-  pairs = (table.albedo, table.reading, table.encoder, table.joint)
-  each = [steps[0] + (len(table.flip_joint) - 1) * steps[1] for steps in pairs]
-  return table.prior + sum(each) + len(table.flip_joint) * turns * table.pool // table.samples
+  """Total steps of all stages."""
+  table, instances = config.stages, config.instances
+  steps_per_pass = 1 if instances.instance_specific else instances.count // table.images_per_step
+  pairs = (table.albedo, table.pose_warmup, table.encoder, table.joint)
+  trained = [steps[0] + (len(table.flip_joint) - 1) * steps[1] for steps in pairs]
+  return table.prior + sum(trained) + len(table.flip_joint) * steps_per_pass * table.pool // table.samples
+
+
+def network(size: ConfigDict) -> ConfigDict:
+  """The sections of a StyleGAN2's config that give its size."""
+  return ConfigDict({name: size[name] for name in ("mapping", "synthesis", "discriminator")})
 
 
 def generator(model: str, *, resolution: int, multiplier: int = 1) -> ConfigDict:
-  """The StyleGAN2 that a preset stands on, with the size that it is expected to have."""
+  """The pre-trained StyleGAN2 of a preset, with its expected size."""
   size = ConfigDict()
   stylegan2.networks(size, stylegan2.channels(resolution, multiplier=multiplier), latent=512)
-  return ConfigDict({"model": model, "tail": 2, "relative": True, "crop": 1.0, "network": size})
+  return ConfigDict({"model": model, "tail": 2, "relative": True, "crop": 1.0, "network": network(size)})
 
 
 def base(resolution: int) -> ConfigDict:
-  """Everything the published runs have in common (g2s)."""
+  """The settings that all published runs share (g2s)."""
   config = common.loop()
   config.log_every = 50
   config.data = common.data("none")
-  config.subjects = ConfigDict({"count": 1, "truncation": 1.0, "instance": True})
+  config.instances = ConfigDict({"count": 1, "truncation": 1.0, "instance_specific": True})
   config.networks = ConfigDict(
     {
-      "model": "",  # a trained GAN2Shape whose networks to start from
+      "model": "",  # a trained GAN2Shape to start from
       "width": max(4096 // resolution, 16),
       "bottleneck": 256,
       "encoder_width": max(4096 // resolution, 16),
       "offset_width": 32,
-      "view_mean": (0.0,) * 6,  # the authors': their view prior's
-      "light_mean": (0.0,) * 4,  # the authors': their light prior's
+      "view_mean": (0.0,) * 6,  # g2s: the mean of their view prior
+      "light_mean": (0.0,) * 4,  # g2s: the mean of their light prior
     }
   )
   config.relief = ConfigDict(
@@ -62,7 +68,7 @@ def base(resolution: int) -> ConfigDict:
       "shift_depth": 0.0,
       "supersample": 2,
       "mean_depth": True,
-      "nr_compat": False,  # True: half a pixel off, as the released renderer
+      "nr_compat": False,  # True: displaced by half a pixel, like the released renderer
     }
   )
   config.masks = ConfigDict(
@@ -92,24 +98,24 @@ def base(resolution: int) -> ConfigDict:
     }
   )
   config.lights = ConfigDict({"x": (-1.0, 1.0), "y": (-0.2, 0.8), "strength": (-0.1, 0.6), "ambient": -0.6})
-  config.lights.update(mean=(), covariance=())  # ours: a prior instead
+  config.lights.update(mean=(), covariance=())  # ours: a Gaussian prior instead
   config.objectives = ConfigDict(
     {
       "perceptual": 0.5,
-      "perceptual_net": "",  # the authors' LPIPS is "vgg16"; needs pip install -e '.[metrics]'
+      "perceptual_net": "",  # g2s: LPIPS with "vgg16", which needs pip install -e '.[metrics]'
       "smooth": 0.01,
       "features": 1.0,
       "regular": 0.01,
-      "texture": 0.0,  # ours, and the next five
-      "latents": 0.0,
-      "moments": 0.0,
-      "anchor": 0.0,
-      "height": 0.0,
-      "asked": 0.0,
+      "texture": 0.0,  # this and the next five are ours
+      "latent_regression": 0.0,
+      "moment_matching": 0.0,
+      "depth_prior": 0.0,
+      "depth_scale": 0.0,
+      "pose_consistency": 0.0,
     }
   )
   config.optimizers = ConfigDict({"learning_rate": 1e-4, "b1": 0.9, "b2": 0.999, "weight_decay": 5e-4})
-  config.optimizers.update(rise=0.0, fall=0.0)  # ours
+  config.optimizers.update(warmup=0.0, cooldown=0.0)  # ours
   config.preview.update(every=1000, first=0, resolution=resolution)
   config.checkpoint.every = 1000
   config.evaluation.update(every=0, final_samples=16, images=0, final_images=0, views=0, resolution=resolution)
@@ -117,8 +123,8 @@ def base(resolution: int) -> ConfigDict:
 
 
 def pretraining(config: ConfigDict, *, rounds: int, samples: int, pool: int) -> ConfigDict:
-  """One set of networks for 200 subjects, mirrored, on 8 GPUs with a subject each (g2s)."""
-  config.subjects.update(count=200, instance=False)
+  """Joint training on 200 images with symmetry, on 8 GPUs with an image each (g2s)."""
+  config.instances.update(count=200, instance_specific=False)
   config.stages = stages(
     resolution=config.preview.resolution,
     albedo=(1500, 700),
@@ -135,7 +141,7 @@ def pretraining(config: ConfigDict, *, rounds: int, samples: int, pool: int) -> 
 
 
 def pretrained(config: ConfigDict, model: str, **columns) -> ConfigDict:
-  """A subject, or four that share networks, from the networks of a pre-training."""
+  """An image, or four that share networks, from jointly pre-trained networks."""
   config.networks.model = model
   config.stages = stages(resolution=config.preview.resolution, prior=0, samples=16, pool=1600, **columns)
   config.num_steps = run_length(config)
@@ -143,7 +149,7 @@ def pretrained(config: ConfigDict, model: str, **columns) -> ConfigDict:
 
 
 def untrained(config: ConfigDict) -> ConfigDict:
-  """Cars and churches: four GPUs work on one subject, whose symmetry is not assumed (g2s)."""
+  """Cars and churches: four GPUs work on one image, without symmetry (g2s)."""
   config.masks.update(in_loss=True, down=1 / 6)
   config.views.scale = 1.0
   config.stages = stages(
@@ -162,7 +168,7 @@ def untrained(config: ConfigDict) -> ConfigDict:
 
 
 def synface_settings() -> ConfigDict:
-  """BFM faces. The authors' files are cropped to 170 pixels: a generator of whole files needs gan.crop (g2s)."""
+  """BFM faces. The authors crop the files to 170 pixels: a generator of uncropped images needs gan.crop (g2s)."""
   config = base(64)
   config.gan = generator("runs/stylegan2_bfm", resolution=128)
   config.gan.tail = 8
@@ -179,7 +185,7 @@ def synface_pretrain() -> ConfigDict:
 def synface() -> ConfigDict:
   """Four BFM faces at a time (g2s: synface)."""
   config = synface_settings()
-  config.subjects.update(count=4, instance=False)
+  config.instances.update(count=4, instance_specific=False)
   steps = {"albedo": (500, 500), "encoder": (500, 500), "joint": (200, 200)}
   flips = {"flip_albedo": (False,), "flip_joint": (True,)}
   return pretrained(config, "runs/gan2shape_synface", **steps, **flips, images_per_step=4)
@@ -204,13 +210,13 @@ def celeba() -> ConfigDict:
 
 
 def face_rounds() -> dict[str, tuple]:
-  """Rounds of CelebA and cats: mirrored in the first only (g2s)."""
+  """Rounds of CelebA and cats, with symmetry in the first only (g2s)."""
   steps = {"albedo": (600, 200), "encoder": (600, 500), "joint": (400, 300)}
   return {**steps, "flip_albedo": (False,) * 4, "flip_joint": (True, False, False, False)}
 
 
 def cat_settings() -> ConfigDict:
-  """Cat faces; cropped as BFM's."""
+  """Cat faces, cropped like BFM faces."""
   config = base(128)
   config.gan = generator("runs/stylegan2_cats", resolution=256)
   return config
@@ -224,7 +230,7 @@ def cat_pretrain() -> ConfigDict:
 def cat() -> ConfigDict:
   """Four cats at a time (g2s: cat)."""
   config = cat_settings()
-  config.subjects.update(count=4, instance=False)
+  config.instances.update(count=4, instance_specific=False)
   return pretrained(config, "runs/gan2shape_cat", **face_rounds(), images_per_step=4)
 
 

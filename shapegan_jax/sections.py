@@ -79,22 +79,23 @@ def read_sections(config: Mapping[str, Any], schema: Schema, *, others: tuple[st
   for name in config:
     if name not in schema and name not in others:
       raise UserError(f"config.{name}: {_unknown(name, sorted([*schema, *others]), 'section')}")
-  return {name: _chosen(cls, config.get(name), name) for name, cls in schema.items()}
+  return {name: _section_of(cls, config.get(name), name) for name, cls in schema.items()}
 
 
-def section(cls: type[T], values: Mapping[str, Any] | None, name: str) -> T:
+def section(cls: type[T], values: Any, name: str) -> T:
   """Dataclass `cls` from the settings of the section `name` (None or {}: its defaults).
 
   Raises:
     UserError: a setting that `cls` does not have, or a value that may not stand there.
   """
-  if not isinstance(values or {}, Mapping):
+  values = {} if values is None else values
+  if not isinstance(values, Mapping):
     raise UserError(f"config.{name}: {_shown(values)} is no section; it has {', '.join(_settings(cls))}")
   hints = _settings(cls)
-  for key in values or {}:
+  for key in values:
     if key not in hints:
       raise UserError(f"config.{name}.{key}: {_unknown(f'{name}.{key}', [f'{name}.{k}' for k in hints], 'setting')}")
-  read = {key: _read(hints[key], value, f"{name}.{key}") for key, value in (values or {}).items()}
+  read = {key: _read(hints[key], value, f"{name}.{key}") for key, value in values.items()}
   try:
     return cls(**read)
   except TypeError as error:  # a setting without a default is missing
@@ -115,9 +116,9 @@ def kind_of(config: Mapping[str, Any], name: str, kinds: Mapping[str, Any], defa
   return kind
 
 
-def without_kind(values: Mapping[str, Any] | None) -> dict[str, Any]:
-  """The settings of a section but for its `kind`."""
-  return {key: value for key, value in (values or {}).items() if key != "kind"}
+def without_kind(values: Any) -> Any:
+  """The settings of a section but for its `kind`; what is no section is left for `section` to refuse."""
+  return {key: value for key, value in values.items() if key != "kind"} if isinstance(values, Mapping) else values
 
 
 def settings_of(cls: type) -> dict[str, Any]:
@@ -177,13 +178,21 @@ def _unknown(name: str, known: list[str], what: str) -> str:
   return f"no such {what}; {meant}{holder} has {', '.join(sorted(k.rpartition('.')[2] for k in known))}"
 
 
-def _chosen(cls: Any, values: Mapping[str, Any] | None, name: str) -> Any:
+def chosen(cls: Any, values: Any, name: str) -> type:
+  """The dataclass of a section, of those that a `Schema` allows there.
+
+  Raises:
+    UserError: its `kind` is none of them.
+  """
   if isinstance(cls, types.UnionType):
-    return section(typing.get_args(cls)[0], values, name) if values else None
-  if isinstance(cls, Mapping):
-    kind = kind_of({name: values}, name, cls)
-    return section(cls[kind], without_kind(values), name)
-  return section(cls, values, name)
+    return typing.get_args(cls)[0]
+  return cls[kind_of({name: values}, name, cls)] if isinstance(cls, Mapping) else cls
+
+
+def _section_of(cls: Any, values: Any, name: str) -> Any:
+  if isinstance(cls, types.UnionType) and not values:
+    return None
+  return section(chosen(cls, values, name), without_kind(values) if isinstance(cls, Mapping) else values, name)
 
 
 def _settings(cls: type) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""A stand-in for the 2D GAN that GAN2Shape lifts: a renderer of one object whose shape is known.
+"""A replacement for GAN2Shape's 2D GAN: a renderer of one object of known shape.
 
-A latent is a view and a light of the object, an ellipsoid with a nose and brows, so its pictures and their truth are
-exact. "Features" are fixed random convolutions; an offset is added as it is, to pitch, yaw, and the light's direction.
+A latent gives a view and a light of the object, an ellipsoid with a nose and brows, so images have an exact ground
+truth. Features are fixed random convolutions; offsets are added unchanged to pitch, yaw and light direction.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shapegan_jax.methods.gan2shape.engine_settings import Subjects
-from shapegan_jax.methods.gan2shape.relief_model import NetworkConfig, ReliefConfig, ReliefModel, lit
+from shapegan_jax.methods.gan2shape.engine_settings import InstanceImages
+from shapegan_jax.methods.gan2shape.relief_model import NetworkConfig, ReliefConfig, ReliefModel, shade
 from shapegan_jax.rendering.warping import sample_image
 
 LATENT = 4
@@ -28,9 +28,9 @@ _LIGHT = (-0.2, 0.2, 0.0, 0.3)
 )
 @dataclasses.dataclass(frozen=True)
 class AnalyticGan:
-  """Has what `methods.stylegan2.frozen.FrozenGan` has."""
+  """A `methods.stylegan2.frozen.FrozenGenerator`."""
 
-  depth: jax.Array  # [s, s] canonical, known
+  depth: jax.Array  # [s, s] canonical
   albedo: jax.Array  # [s, s, 3] in [-1, 1]
   inside: jax.Array  # [s, s] 1 on the object
   kernels: tuple[jax.Array, ...]
@@ -38,7 +38,7 @@ class AnalyticGan:
 
   @classmethod
   def of(cls, resolution: int, relief: ReliefConfig) -> AnalyticGan:
-    """The object seen by the method's own camera."""
+    """The object in the method's own camera."""
     line = (np.arange(resolution) + 0.5) / resolution * 2 - 1
     x, y = np.meshgrid(line, line)
     squared = (x / 0.75) ** 2 + (y / 0.85) ** 2
@@ -76,20 +76,20 @@ class AnalyticGan:
   def lights(self, w):
     return jnp.array(_LIGHT)[None] + jnp.pad(w[:, 2:] * jnp.array(_DEVIATIONS[2:])[None], ((0, 0), (2, 0)))
 
-  def seen(self, w):
-    """What each latent's view shows, `relief_model.Seen`."""
-    canonical = self.model.canonical_of(self.depth[None], self.albedo[None])
+  def rendered(self, w):
+    """The `relief_model.RenderedView` of each latent."""
+    canonical = self.model.with_normals(self.depth[None], self.albedo[None])
     canonical = jax.tree.map(lambda x: jnp.repeat(x, len(w), 0), canonical)
-    return self.model.see(canonical.depth, lit(canonical, self.lights(w))[0], self.views(w))
+    return self.model.render_view(canonical.depth, shade(canonical, self.lights(w))[0], self.views(w))
 
   def image(self, w):
-    return self.seen(w).image
+    return self.rendered(w).image
 
   def truth(self, w):
     """(depth, mask of the object) in the view of each latent."""
-    seen = self.seen(w)
-    inside = sample_image(jnp.repeat(self.inside[None, ..., None], len(w), 0), seen.grid)[..., 0]
-    return seen.depth, (inside > 0.5) & (seen.valid > 0.5)
+    rendered = self.rendered(w)
+    inside = sample_image(jnp.repeat(self.inside[None, ..., None], len(w), 0), rendered.grid)[..., 0]
+    return rendered.depth, (inside > 0.5) & (rendered.valid > 0.5)
 
   def features(self, image):
     found = []
@@ -103,6 +103,6 @@ class AnalyticGan:
     del depth
     return o
 
-  def subjects(self, w):
-    """The pictures of latents, with masks of the object."""
-    return Subjects(self.image(w), w, self.truth(w)[1].astype(jnp.float32))
+  def instances(self, w):
+    """The images of latents, with object masks."""
+    return InstanceImages(self.image(w), w, self.truth(w)[1].astype(jnp.float32))

@@ -1,4 +1,4 @@
-"""`shapegan lift`: the three-dimensional shape behind a picture, by GAN2Shape."""
+"""`shapegan lift`: the 3D shape of the object in an image, by GAN2Shape."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from shapegan_jax.tools.shared.outputs import check_folder
 from shapegan_jax.tools.shared.photographs import check_mask, find_photographs
 
 if TYPE_CHECKING:
-  from shapegan_jax.methods.gan2shape.instances import Schedule
+  from shapegan_jax.methods.gan2shape.instance_training import Schedule
+  from shapegan_jax.methods.stylegan2.frozen import FrozenGan
   from shapegan_jax.model import Model
+  from shapegan_jax.types import Array, PyTree
 
 _COLORS = {"white": 1.0, "grey": 0.0, "black": -1.0}
-_MOST_PIXELS = 128  # that the method works on; of a larger generator's pictures a smaller copy
+_MAX_RESOLUTION = 128  # of the method; images of a larger generator are downsampled
 
 
 def lift(
@@ -39,47 +41,50 @@ def lift(
   mesh: tuple[Literal["glb", "obj", "ply", "stl"], ...] = ("glb",),
   video: Literal["auto", "mp4", "gif", "none"] = "auto",
 ) -> None:
-  """Lift pictures to shapes: depth, albedo, normals, view and light, a mesh, and the picture from other sides.
+  """Lift images to 3D: depth, albedo, normals, view and light, a mesh, and the image in novel views and lights.
 
   shapegan lift --model=gan2shape-heads --input=photo.png --output=lifted
 
-  A generator of pictures has seen objects from many sides. It puts right wrong drawings of a first guess of the shape,
-  and the shape is learned anew from these, in rounds (GAN2Shape). Photographs should look like the pictures the
-  generator was trained on; they are first projected into it. OUTPUT/NAME gets sheet.png (everything in one picture),
-  steps.png (drawings of each round and what the generator made of them), the mesh, videos and lift.json;
-  OUTPUT/previews gets pictures while it runs. Stopped at any moment, the same command goes on.
+  A GAN trained on images of one category has seen its objects from many sides. Renderings of a first guess of the shape
+  in other views are projected into the GAN, which corrects them, and the shape is refitted to the result, in several
+  rounds (GAN2Shape). Photographs should resemble the images that the GAN was trained on; they are projected into it
+  first. OUTPUT/NAME receives sheet.png (an overview of the results), steps.png (renderings of each round and their
+  projections), the mesh, videos and lift.json; OUTPUT/previews receives images during the run. A stopped run is resumed
+  by the same command.
 
   Args:
-    model: A GAN2Shape model that was trained on many pictures, or a StyleGAN2 (then every shape starts from an
-      ellipsoid, which takes far longer): a shipped name, a workdir of shapegan_jax.main, or a .safetensors file.
+    model: A jointly trained GAN2Shape model, or a StyleGAN2 (then every shape starts from an ellipsoid, which takes far
+      longer): a shipped name, a workdir of shapegan_jax.main, or a .safetensors file.
     output: The folder to write to.
-    input: A photograph, or a folder of them, instead of seeds. What cannot be read is named and left out.
-    seeds: Pictures of the generator, always the same for a seed.
-    schedule: short, full (as published), bfm (as published for synthetic faces), or three numbers: in each round the
-      steps that fit the albedo, that teach the encoder of offsets, and that fit everything; three more are those of the
+    input: A photograph, or a folder of them, instead of seeds. Unreadable files are listed and skipped.
+    seeds: Random images of the generator, reproducible by their seeds.
+    schedule: short, full (as published), bfm (as published for synthetic faces), or three numbers: the steps per round
+      that fit the albedo, that train the offset encoder, and that fit everything; three more numbers are those of the
       rounds after the first.
-    rounds: How often; by default as the schedule says.
-    symmetry: The rounds in which the mirrored shape has to explain the pictures too. none for what has no two sides.
-    gan: The StyleGAN2 of a GAN2Shape model, where it is not where the model says.
-    mask: White where the object is, as large as the photograph; of a folder: a folder of masks with their names.
-    background: Without a mask, the object is what is not of this colour; plain: of the colour of the upper border;
-      none: an ellipse in the middle. By default as the model was trained; of a StyleGAN2: none.
-    fov: Angle of view in degrees, of a StyleGAN2's pictures: 12 for the heads, else 10.
-    width: Of the networks of a StyleGAN2's shapes; by default as published, 64 for 64 pixels.
-    projection_steps: Of the search for a photograph in the generator.
-    projection_starts: Places to begin that search at; the best goes on.
-    truncation: Of seeds: 1 draws from the whole prior; towards 0, pictures come closer to the average one.
-    perceptual: Compare pictures by LPIPS too, as published (needs the extra [metrics], and 32 pixels).
-    batch: Pictures at a time, each with its own networks; more need more memory and are faster on a GPU.
-    mesh: Formats of the mesh; all but glb need the extra [mesh] and have colours at the vertices.
-    video: mp4 (extra [video]), gif, or none; auto: mp4 where it can be made.
+    rounds: Number of rounds; by default that of the schedule.
+    symmetry: The rounds in which the mirrored shape must reconstruct the images as well. Use none for asymmetric
+      objects.
+    gan: The StyleGAN2 of a GAN2Shape model, if it is not at the path stored in the model.
+    mask: White where the object is, of the same size as the photograph; for a folder: a folder of masks with the same
+      names.
+    background: Without a mask, everything that does not have this colour is the object; plain: the colour of the upper
+      border; none: an ellipse in the middle. By default as in training; for a StyleGAN2: none.
+    fov: Field of view in degrees, for a StyleGAN2: 12 for the heads, else 10.
+    width: Width of the networks, for a StyleGAN2; by default as published, 64 for 64 pixels.
+    projection_steps: Optimisation steps of the projection of a photograph.
+    projection_starts: Starting points of that projection; the best one is continued.
+    truncation: Truncation for seeds: 1 samples the whole prior; towards 0, images approach the average one.
+    perceptual: Add an LPIPS loss, as published (needs the extra [metrics], and at least 32 pixels).
+    batch: Images at a time, each with its own networks; more need more memory and are faster on a GPU.
+    mesh: Mesh formats; all but glb need the extra [mesh] and have vertex colours.
+    video: mp4 (extra [video]), gif, or none; auto: mp4 if it is installed, otherwise gif.
   """
   check_folder(output)
   if input is not None:
     find_photographs(input, output)
     check_mask(input, mask)
   elif mask is not None:
-    raise UserError("--mask: is that of a photograph; name it with --input")
+    raise UserError("--mask: needs a photograph; name it with --input")
   checked = (
     ("batch", batch, 1, 256),
     ("projection-steps", projection_steps, 1, 100_000),
@@ -96,20 +101,20 @@ def lift(
       raise UserError(f"--{name}={value}: must be {low} to {high}")
   _check_formats(output, mesh, video)
   _numbers(schedule)
-  # Only now is anything heavy loaded.
+  # Heavy imports only after the arguments are checked.
   from shapegan_jax import parallel
   from shapegan_jax.inversion.projection import ProjectionConfig
-  from shapegan_jax.methods.gan2shape.method import instances as lifting
+  from shapegan_jax.methods.gan2shape import instance_training
   from shapegan_jax.model import load
+  from shapegan_jax.tools.lifting import inputs as lift_inputs
   from shapegan_jax.tools.lifting import run as lift_run
-  from shapegan_jax.tools.lifting import subjects as lift_subjects
   from shapegan_jax.tools.lifting.files import Formats, video_ending
 
   parallel.enable_compilation_cache()
   loaded = load(model)
-  networks, pictures, config, frozen = open_generator(model, loaded, gan, fov, width)
+  networks, images, config, frozen = open_generator(model, loaded, gan, fov, width)
   if networks is not None:
-    config = lifting.with_measured_views(config, networks, pictures)
+    config = instance_training.with_estimated_views(config, networks, images)
   if background is not None:
     color = _COLORS.get(background)
     kind = "ellipse" if background == "none" else "background"
@@ -117,38 +122,38 @@ def lift(
   if perceptual:
     config["objectives"] = {**config.get("objectives", {}), "perceptual_net": "vgg16"}
   planned = schedule_of(schedule, rounds, pretrained=networks is not None)
-  config = lifting.instance_config(config, planned, pretrained=networks is not None, symmetry=symmetry)
-  wanted = lift_subjects.wanted_seeds(seeds)
+  config = instance_training.instance_config(config, planned, pretrained=networks is not None, symmetry=symmetry)
+  inputs = lift_inputs.inputs_from_seeds(seeds)
   if input is not None:
-    wanted = lift_subjects.wanted_photographs(input, output, mask, frozen.resolution)
-  lift_run.Run(
+    inputs = lift_inputs.inputs_from_photographs(input, output, mask, frozen.resolution)
+  lift_run.LiftRun(
     output=output,
     model=model,
     gan=frozen,
     networks=networks,
-    lifter=lifting.Lifter(config),
+    trainer=instance_training.InstanceTrainer(config),
     projection=ProjectionConfig(
       steps=projection_steps, starts=projection_starts, perceptual=0.5 if perceptual else 0.0
     ),
     truncation=truncation,
-    batch=min(batch, len(wanted)),
+    batch=min(batch, len(inputs)),
     formats=Formats(tuple(f".{ending}" for ending in mesh), video_ending(video)),
-  )(wanted)
+  )(inputs)
 
 
 def schedule_of(words: tuple[str, ...], rounds: int | None, *, pretrained: bool) -> Schedule:
-  """The schedule that `--schedule` and `--rounds` name."""
+  """The schedule of `--schedule` and `--rounds`."""
   import dataclasses
 
-  from shapegan_jax.methods.gan2shape.method import instances as lifting
+  from shapegan_jax.methods.gan2shape import instance_training
 
   numbers = _numbers(words)
   if numbers:
     first, later = numbers[:3], numbers[-3:]
     pairs = dict(zip(("albedo", "encoder", "joint"), zip(first, later, strict=True), strict=True))
-    base = lifting.Schedule(rounds=2 if len(numbers) == 6 else 1, **pairs)
+    base = instance_training.Schedule(rounds=2 if len(numbers) == 6 else 1, **pairs)
   else:
-    base = lifting.named(words[0], pretrained=pretrained)
+    base = instance_training.schedule_named(words[0], pretrained=pretrained)
   return base if rounds is None else dataclasses.replace(base, rounds=rounds)
 
 
@@ -157,8 +162,8 @@ def _numbers(words: tuple[str, ...]) -> tuple[int, ...]:
     return ()
   numbers = tuple(int(word) for word in words if word.isdecimal() and int(word) > 0)
   if len(numbers) != len(words) or len(numbers) not in (3, 6):
-    said = " ".join(words)
-    raise UserError(f"--schedule {said}: must be short, full, bfm, or 3 or 6 numbers of steps such as 200 300 200")
+    given = " ".join(words)
+    raise UserError(f"--schedule {given}: must be short, full, bfm, or 3 or 6 numbers of steps such as 200 300 200")
   return numbers
 
 
@@ -175,15 +180,15 @@ def _check_formats(output: Path, mesh: tuple[str, ...], video: str) -> None:
 
 def open_generator(
   name: str, loaded: Model, gan: str | None = None, fov: float | None = None, width: int | None = None
-) -> tuple[Any, Any, dict[str, Any], Any]:
-  """(networks or None, the pictures they were trained on or None, a config of GAN2Shape, the frozen generator).
+) -> tuple[PyTree | None, Array | None, dict[str, Any], FrozenGan]:
+  """(networks or None, their training images or None, a config of GAN2Shape, the frozen generator).
 
   Args:
     name, loaded: of `--model`.
-    gan, fov, width: the options; None where they were not given.
+    gan, fov, width: the options; None if they were not given.
 
   Raises:
-    UserError: it is no model that can lift, or an option does not go with it.
+    UserError: the model is of another method, or an option does not apply to it.
   """
   from shapegan_jax.methods.stylegan2.frozen import FrozenGan
   from shapegan_jax.model import with_dependencies
@@ -192,25 +197,27 @@ def open_generator(
   if config["method"] == "gan2shape":
     for option, value in (("fov", fov), ("width", width)):
       if value is not None:
-        raise UserError(f"--{option}: is settled by this model's training; leave it out")
-    if config["subjects"].get("instance"):
-      raise UserError(f"--model={name}: its networks know one picture each; name one that was trained on many")
+        raise UserError(f"--{option}: is fixed by this model's training; leave it out")
+    if config["instances"].get("instance_specific"):
+      raise UserError(f"--model={name}: its networks are instance-specific; name a jointly trained model")
     source = gan or config["gan"].get("model")
     if not source:
-      raise UserError(f"--model={name}: does not say which StyleGAN2 it was trained with; name it with --gan")
+      raise UserError(f"--model={name}: does not name the StyleGAN2 it was trained with; name it with --gan")
     trained_with = config["gan"]["network"]["mapping"]["size"]
     config["gan"] = {**config["gan"], "model": source}
-    config["networks"] = {**config["networks"], "model": ""}  # what its own training began with
+    config["networks"] = {**config["networks"], "model": ""}  # the model that its training started from
     config, found = with_dependencies(config)
     if found["gan"].latent_size != trained_with:
-      raise UserError(f"--gan={source}: has latents of another length than the one of this model's training")
+      raise UserError(
+        f"--gan={source}: its latents differ in length from those of the StyleGAN2 this model was trained with"
+      )
     return loaded.params["networks"], loaded.params["pictures"], config, found["gan"]
   if config["method"] != "stylegan2":
     raise UserError(f"--model={name}: is a model of {config['method']}; lift needs one of gan2shape or stylegan2")
   if gan is not None:
     raise UserError(f"--gan: --model={name} is a StyleGAN2 already; leave it out")
   frozen = FrozenGan.of(loaded)
-  size = min(frozen.resolution, _MOST_PIXELS)
+  size = min(frozen.resolution, _MAX_RESOLUTION)
   width = min(64, max(4096 // size, 16)) if width is None else width
   fresh = {
     "method": "gan2shape",

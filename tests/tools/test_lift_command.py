@@ -1,4 +1,4 @@
-"""`shapegan lift`: what it writes, that it goes on where it stopped, and one line for every mistake."""
+"""`shapegan lift`: its output files, that a stopped run is resumed, and one-line error messages."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from configs import stylegan2
 from shapegan_jax.geometry.relief import ReliefCamera
 from shapegan_jax.meshing.reliefs import relief_mesh
 from shapegan_jax.methods.catalog import build
+from shapegan_jax.methods.gan2shape import instance_training
 from shapegan_jax.methods.gan2shape.method import Gan2Shape
-from shapegan_jax.methods.gan2shape.method import instances as lifting
 from shapegan_jax.methods.stylegan2.frozen import FrozenGan
 from shapegan_jax.model import Model, load
 from shapegan_jax.parallel import StopSignals
 from shapegan_jax.tools import lift as lift_command
 from shapegan_jax.tools.lifting import files as lift_files
+from shapegan_jax.tools.lifting import inputs as lift_inputs
 from shapegan_jax.tools.lifting import run as lift_run
-from shapegan_jax.tools.lifting import subjects as lift_subjects
 
 SIZE = 8
 SCHEDULE = ("--schedule", "2", "3", "2", "--symmetry=none")
@@ -35,7 +35,7 @@ _load = functools.cache(load)
 
 @pytest.fixture(autouse=True)
 def loaded_once(monkeypatch):
-  """Reading a model traces all of it."""
+  """Loading a model traces all of it, which is slow."""
   monkeypatch.setattr("shapegan_jax.model.load", lambda path: _load(str(path)))
 
 
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gan(folder):
-  """A StyleGAN2 of 16 pixels that nothing has trained."""
+  """An untrained StyleGAN2 of 8 pixels."""
   config = stylegan2.get_config("smoke")
   stylegan2.networks(config, (8, 8), latent=8)
   config.stages.resolution = (SIZE,)
@@ -60,14 +60,14 @@ def gan(folder):
 
 @pytest.fixture(scope="module")
 def joint(folder, gan):
-  """A GAN2Shape model as joint training leaves it, but untrained."""
+  """An untrained GAN2Shape model with shared networks."""
   network = {
     name: value for name, value in _load(str(gan)).config.items() if name in ("mapping", "synthesis", "discriminator")
   }
   config = {
     "method": "gan2shape",
     "stages": {"resolution": SIZE, "samples": 2, "pool": 2, "flip_albedo": (False,), "flip_joint": (True,)},
-    "subjects": {"count": 2},
+    "instances": {"count": 2},
     "gan": {"model": str(gan), "network": network},
     "networks": {"width": 4, "bottleneck": 8, "encoder_width": 4, "offset_width": 4},
     "relief": {"supersample": 1},
@@ -75,15 +75,15 @@ def joint(folder, gan):
   }
   method = Gan2Shape.from_config(config)
   networks = jax.jit(method.model.init)(jax.random.key(1))
-  pictures = np.random.default_rng(0).integers(0, 255, (2, SIZE, SIZE, 3), np.uint8)
+  images = np.random.default_rng(0).integers(0, 255, (2, SIZE, SIZE, 3), np.uint8)
   path = folder / "joint.safetensors"
-  Model(method, {"networks": networks, "pictures": pictures}, config).save(path)
+  Model(method, {"networks": networks, "pictures": images}, config).save(path)
   return path
 
 
 @pytest.fixture(scope="module")
 def photographs(folder):
-  """Two pictures with masks, and a file that is none."""
+  """Two images with masks, and a file that is not an image."""
   rng = np.random.default_rng(3)
   for name, size in (("a", (20, 30)), ("b", (24, 24))):
     for kind in ("photos", "masks"):
@@ -98,7 +98,7 @@ def photographs(folder):
 
 @pytest.fixture(scope="module")
 def compiled():
-  """What several runs of one test compile, compiled once: settings -> object."""
+  """A cache of objects with compiled programs, by their settings: several runs of one test share them."""
   kept = {}
 
   def once(cls, identify):
@@ -116,13 +116,15 @@ def compiled():
 @pytest.fixture
 def quick(compiled, monkeypatch):
   monkeypatch.setattr(lift_files, "SECONDS", 0.5)
-  monkeypatch.setattr(lifting, "Lifter", compiled(lifting.Lifter, lambda config: json.dumps(config, sort_keys=True)))
-  monkeypatch.setattr(lift_run, "Studio", compiled(lift_run.Studio, lambda method, gan, masked: (id(method), masked)))
+  trainer = compiled(instance_training.InstanceTrainer, lambda config: json.dumps(config, sort_keys=True))
+  monkeypatch.setattr(instance_training, "InstanceTrainer", trainer)
+  renderer = compiled(lift_run.InstanceRenderer, lambda method, gan, masked: (id(method), masked))
+  monkeypatch.setattr(lift_run, "InstanceRenderer", renderer)
   monkeypatch.setattr(lift_run, "Projector", compiled(lift_run.Projector, lambda gan, config: config))
 
 
 class _Stopping(StopSignals):
-  """Asked to stop at the first step after `calls` looks."""
+  """Stops the run once `asked` was read `calls` times."""
 
   def __init__(self, calls):
     self.calls = calls
@@ -140,92 +142,92 @@ class _Stopping(StopSignals):
 
 
 def numbers(folder):
-  told = json.loads((folder / "lift.json").read_text())
-  return {name: told[name] for name in ("depth", "yaw_deg", "pitch_deg", "light", "projection_psnr")} | {
-    "last": {name: ends[1] for name, ends in told["losses"]["round 1"].items()}
+  content = json.loads((folder / "lift.json").read_text())
+  return {name: content[name] for name in ("depth", "yaw_deg", "pitch_deg", "light", "projection_psnr")} | {
+    "last": {name: ends[1] for name, ends in content["losses"]["round 1"].items()}
   }
 
 
-def test_photographs_are_lifted_and_a_stopped_run_goes_on(joint, photographs, tmp_path, capsys, quick, monkeypatch):
+def test_photographs_are_lifted_and_a_stopped_run_is_resumed(joint, photographs, tmp_path, capsys, quick, monkeypatch):
   arguments = ("lift", f"--model={joint}", f"--input={photographs}", f"--mask={photographs.parent / 'masks'}")
   arguments += (*SCHEDULE, "--batch=2", "--projection-steps=12", "--video=gif", "--mesh", "glb", "obj")
   whole, parts = tmp_path / "whole", tmp_path / "parts"
-  code, said, err = run(capsys, *arguments, f"--output={whole}")
+  code, printed, err = run(capsys, *arguments, f"--output={whole}")
   assert code == 0, err
-  assert "left out" in said
-  assert "broken.png" in said
-  assert "lifting 2 pictures" in said
+  assert "skipped" in printed
+  assert "broken.png" in printed
+  assert "lifting 2 images" in printed
   files = ["lift.json", "mesh.glb", "mesh.obj", "sheet.png", "steps.png"]
   files += [f"{kind}_{how}.gif" for kind in ("relight", "rotate") for how in ("3d", "gan")]
   for name in ("a", "b"):
     assert sorted(path.name for path in (whole / name).iterdir()) == sorted(files)
   assert sorted(path.name for path in (whole / "previews").iterdir()) == ["round_1_encoder.png", "round_1_joint.png"]
-  told = json.loads((whole / "a" / "lift.json").read_text())
-  assert told["config"]["stages"]["prior"] == 0
-  assert told["config"]["views"]["estimate"] is False
-  assert np.shape(told["config"]["views"]["covariance"]) == (6, 6)
-  assert {"albedo/l1", "encoder/l1", "collect/l1", "joint/l1"} <= set(told["losses"]["round 1"])
-  assert 0.9 <= told["depth"]["nearest"] <= told["depth"]["farthest"] <= 1.1
-  assert np.linalg.norm(told["light"]["direction"]) == pytest.approx(1, abs=1e-5)
+  content = json.loads((whole / "a" / "lift.json").read_text())
+  assert content["config"]["stages"]["prior"] == 0
+  assert content["config"]["views"]["estimate"] is False
+  assert np.shape(content["config"]["views"]["covariance"]) == (6, 6)
+  assert {"albedo/l1", "encoder/l1", "projection/l1", "joint/l1"} <= set(content["losses"]["round 1"])
+  assert 0.9 <= content["depth"]["nearest"] <= content["depth"]["farthest"] <= 1.1
+  assert np.linalg.norm(content["light"]["direction"]) == pytest.approx(1, abs=1e-5)
   assert np.asarray(Image.open(whole / "a" / "sheet.png")).shape[1] > 14 * 64
   assert Image.open(whole / "a" / "rotate_gan.gif").n_frames == 8
-  # Stopped in the middle, then told again: the same as never stopped, to the last digit.
-  monkeypatch.setattr(lifting, "StopSignals", functools.partial(_Stopping, 4))
-  code, said, _ = run(capsys, *arguments, f"--output={parts}")
+  # Stopped in the middle and resumed: bitwise the same results as without the stop.
+  monkeypatch.setattr(instance_training, "StopSignals", functools.partial(_Stopping, 4))
+  code, printed, _ = run(capsys, *arguments, f"--output={parts}")
   assert code == 0
-  assert "stopped; the same command goes on" in said
+  assert "stopped; run the same command again to resume" in printed
   assert not (parts / "a").exists()
   assert [path.name for path in (parts / "runs" / "0" / "checkpoints").iterdir()] == ["5"]
-  monkeypatch.setattr(lifting, "StopSignals", functools.partial(_Stopping, 10**9))
+  monkeypatch.setattr(instance_training, "StopSignals", functools.partial(_Stopping, 10**9))
   projected = []
-  monkeypatch.setattr(lift_subjects, "place", lambda *unused, **unused_too: projected.append(1))
+  monkeypatch.setattr(lift_inputs, "prepare", lambda *unused, **unused_too: projected.append(1))
   code, _, err = run(capsys, *arguments, f"--output={parts}")
   assert code == 0, err
   assert not projected, "photographs must not be projected again"
   for name in ("a", "b"):
     assert numbers(parts / name) == numbers(whole / name)
   assert numbers(whole / "a") != numbers(whole / "b")
-  # Another run may not take the folder.
+  # A run with other settings is refused.
   code, _, err = run(capsys, *arguments, f"--output={parts}", "--truncation=1", "--background=plain")
   assert code == 2
   assert "made with another config" in err
   assert err.count("\n") == 1
 
 
-def test_seeds_are_pictures_of_the_generator(joint, gan):
-  wanted = lift_subjects.wanted_seeds((0, 7))
+def test_seeds_are_random_images_of_the_generator(joint, gan):
+  inputs = lift_inputs.inputs_from_seeds((0, 7))
   method, frozen = _load(str(joint)).method, FrozenGan.of(_load(str(gan)))
-  placed = lift_subjects.place(wanted, method, frozen, list, truncation=0.7, progress=lambda done: None)
-  alone = lift_subjects.place(wanted[1:], method, frozen, list, truncation=0.7, progress=lambda done: None)
-  assert placed.psnr is None
-  np.testing.assert_allclose(placed.subjects.image[1:], alone.subjects.image, atol=1e-5)
-  np.testing.assert_allclose(placed.subjects.image, frozen.image(placed.subjects.latent), atol=1e-5)
-  assert not np.allclose(placed.subjects.latent[0], placed.subjects.latent[1])
+  prepared = lift_inputs.prepare(inputs, method, frozen, list, truncation=0.7, progress=lambda done: None)
+  alone = lift_inputs.prepare(inputs[1:], method, frozen, list, truncation=0.7, progress=lambda done: None)
+  assert prepared.psnr is None
+  np.testing.assert_allclose(prepared.instances.image[1:], alone.instances.image, atol=1e-5)
+  np.testing.assert_allclose(prepared.instances.image, frozen.image(prepared.instances.latent), atol=1e-5)
+  assert not np.allclose(prepared.instances.latent[0], prepared.instances.latent[1])
 
 
 def test_a_stylegan2_starts_from_the_ellipsoid(gan):
-  networks, pictures, config, frozen = lift_command.open_generator(str(gan), _load(str(gan)))
-  assert (networks, pictures) == (None, None)
+  networks, images, config, frozen = lift_command.open_generator(str(gan), _load(str(gan)))
+  assert (networks, images) == (None, None)
   schedule = lift_command.schedule_of(("full",), None, pretrained=False)
-  method = Gan2Shape.from_config(lifting.instance_config(config, schedule, pretrained=False, symmetry="none"))
-  assert [stage.mode for _, stage in method.stages[:5]] == ["prior", "albedo", "encoder", "collect", "joint"]
-  assert (method.table.prior, method.table.length()) == (1000, 1000 + 1300 + 2200 + 4 * 100 + 1800)
+  method = Gan2Shape.from_config(instance_training.instance_config(config, schedule, pretrained=False, symmetry="none"))
+  assert [stage.mode for _, stage in method.stages[:5]] == ["prior", "albedo", "encoder", "projection", "joint"]
+  assert (method.table.prior, method.table.total_steps()) == (1000, 1000 + 1300 + 2200 + 4 * 100 + 1800)
   assert (method.model.resolution, method.model.networks.width) == (SIZE, 64)
   assert not any(stage.flip for _, stage in method.stages)
-  # Of networks that many pictures trained, the published schedule of faces.
+  # Jointly trained networks have the published schedule of faces.
   schedule = lift_command.schedule_of(("full",), None, pretrained=True)
-  method = Gan2Shape.from_config(lifting.instance_config(config, schedule, pretrained=True))
-  assert method.table.length() == 1200 + 2100 + 4 * 100 + 1300
+  method = Gan2Shape.from_config(instance_training.instance_config(config, schedule, pretrained=True))
+  assert method.table.total_steps() == 1200 + 2100 + 4 * 100 + 1300
   assert [stage.flip for _, stage in method.stages if stage.mode == "joint"] == [True, False, False, False]
   faster = {**config, "optimizers": {**config.get("optimizers", {}), "learning_rate": 1e-2}}
-  rate = Gan2Shape.from_config(lifting.instance_config(faster, schedule, pretrained=True)).optimizer.learning_rate
-  assert rate == 1e-4, "joint training's is not that of a subject's own networks"
+  method = Gan2Shape.from_config(instance_training.instance_config(faster, schedule, pretrained=True))
+  assert method.optimizer.learning_rate == 1e-4, "the rate of joint training is not used for instance-specific networks"
   six = lift_command.schedule_of(("5", "6", "7", "1", "2", "3"), 3, pretrained=True)
   assert (six.rounds, six.albedo, six.encoder, six.joint) == (3, (5, 1), (6, 2), (7, 3))
   assert frozen.resolution == SIZE
 
 
-def test_a_relief_becomes_a_mesh_in_the_world(rng):
+def test_a_relief_becomes_a_mesh_in_the_world_frame(rng):
   size = 16
   camera = ReliefCamera(size, 10.0)
   row, column = np.mgrid[:size, :size]
@@ -235,7 +237,7 @@ def test_a_relief_becomes_a_mesh_in_the_world(rng):
   mask[3:9, 2:12] = True
   mesh = relief_mesh(camera, depth, texture, mask)
   assert (len(mesh.vertices), len(mesh.faces)) == (6 * 10, 2 * 5 * 9)
-  # Counter-clockwise from the front, whose normals look along +z, to the left and up here.
+  # Counter-clockwise from the front: normals point along +z, here also to the left and up.
   assert (mesh.normals[:, 2] > 0.5).all()
   assert (mesh.normals[:, 0] < 0).all()
   x, y, z = mesh.vertices.T
@@ -247,7 +249,7 @@ def test_a_relief_becomes_a_mesh_in_the_world(rng):
   np.testing.assert_allclose(mesh.colors * 255, texture[down, across], atol=1e-3)
 
 
-def test_mistakes_are_answered_in_one_line(joint, gan, photographs, tmp_path, capsys):
+def test_mistakes_are_reported_in_one_line(joint, gan, photographs, tmp_path, capsys):
   other = tiny_models.saved(tmp_path, "pigan")
   model, out, photo = f"--model={joint}", f"--output={tmp_path / 'lifted'}", photographs / "a.jpg"
   given = f"--input={photo}"
@@ -270,8 +272,8 @@ def test_mistakes_are_answered_in_one_line(joint, gan, photographs, tmp_path, ca
     ((model, out, "--truncation=2"), "--truncation=2"),
     ((model, out, "--projection-steps=0"), "--projection-steps=0"),
     ((model, out, "--width=6"), "multiple of 4"),
-    ((model, out, "--width=8"), "settled by this model's training"),
-    ((model, out, "--fov=12"), "settled by this model's training"),
+    ((model, out, "--width=8"), "fixed by this model's training"),
+    ((model, out, "--fov=12"), "fixed by this model's training"),
     ((model, out, f"--gan={other}"), "model of another method"),
     ((f"--model={gan}", out, f"--gan={gan}"), "is a StyleGAN2 already"),
     ((f"--model={other}", out), "lift needs one of gan2shape or stylegan2"),
@@ -284,6 +286,6 @@ def test_mistakes_are_answered_in_one_line(joint, gan, photographs, tmp_path, ca
 
 
 def test_help_has_an_example(capsys):
-  code, said, _ = run(capsys, "lift", "--help")
+  code, printed, _ = run(capsys, "lift", "--help")
   assert code == 0
-  assert "shapegan lift --model=" in said
+  assert "shapegan lift --model=" in printed

@@ -1,4 +1,4 @@
-"""The files of a lifted subject: sheets, mesh, videos and numbers, all or none of them."""
+"""The output files of an instance: sheets, mesh, videos and numbers, written all or not at all."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import numpy as np
 from shapegan_jax.files import aside
 from shapegan_jax.meshing.files import write_mesh
 from shapegan_jax.methods.gan2shape.engine_settings import Targets
-from shapegan_jax.methods.gan2shape.novel_views import in_numbers
+from shapegan_jax.methods.gan2shape.novel_views import light_as_json
 from shapegan_jax.reporting.writer import write_png
-from shapegan_jax.tools.lifting.pictures import Found, Pictures, Studio
-from shapegan_jax.tools.lifting.sheets import result_sheet, steps_sheet
+from shapegan_jax.tools.lifting.renderer import Images, InstanceRenderer, Prediction
+from shapegan_jax.tools.lifting.sheets import result_sheet, samples_sheet
 from shapegan_jax.tools.shared.drawing import frame
 from shapegan_jax.tools.shared.videos import check_video, write_video
 from shapegan_jax.types import Lights, PyTree
@@ -28,57 +28,58 @@ SECONDS, FPS = 3.0, 16
 
 @dataclasses.dataclass(frozen=True)
 class Formats:
-  """What is written beside the sheets: endings of meshes, and of videos (None: no videos)."""
+  """File endings of the meshes, and of the videos (None: no videos)."""
 
   meshes: tuple[str, ...] = (".glb",)
   video: str | None = ".gif"
 
 
-def video_ending(wanted: str) -> str | None:
-  """The ending for `--video`: mp4 where it can be made, otherwise gif."""
-  if wanted == "auto":
+def video_ending(option: str) -> str | None:
+  """The file ending for `--video`; "auto" is mp4 if its libraries are installed, otherwise gif."""
+  if option == "auto":
     return ".mp4" if all(map(importlib.util.find_spec, ("imageio", "imageio_ffmpeg"))) else ".gif"
-  return None if wanted == "none" else f".{wanted}"
+  return None if option == "none" else f".{option}"
 
 
-def write_subject(
+def write_instance(
   folder: Path,
-  studio: Studio,
+  renderer: InstanceRenderer,
   params: PyTree,
   targets: Targets,
-  steps: Sequence[Mapping[str, Pictures]],
+  samples: Sequence[Mapping[str, Images]],
   about: Mapping[str, Any],
   formats: Formats,
 ) -> str:
-  """Write everything about a subject to its folder; a line that says what was found.
+  """Write all files of an instance to its folder; returns a line that summarises the result.
 
   Args:
-    folder: the subject's own.
-    studio: draws it.
-    params, targets: of the subject (`relief_views.subject_of`).
-    steps: of each round, drawings and what the generator made of them.
-    about: what else `lift.json` shall hold.
+    folder: of this instance alone.
+    renderer: of the run.
+    params, targets: of the instance (`novel_views.select_instance`).
+    samples: pseudo and projected samples of each round.
+    about: further content of `lift.json`.
     formats: of meshes and videos.
   """
-  found = studio.look(params, targets)
-  maps = studio.maps(found, targets)
-  sheet = result_sheet(maps, studio.rotations(params, targets, found), studio.relightings(params, targets, found))
-  mesh = studio.mesh(found)
-  numbers = {**about, **measured(studio, found)}
+  prediction = renderer.predict(params, targets)
+  maps = renderer.maps(prediction, targets)
+  rotations = renderer.rotations(params, targets, prediction)
+  sheet = result_sheet(maps, rotations, renderer.relightings(params, targets, prediction))
+  mesh = renderer.mesh(prediction)
+  numbers = {**about, **measurements(renderer, prediction)}
   numbers["mesh"] = {"vertices": len(mesh.vertices), "triangles": len(mesh.faces)}
-  videos = _videos(studio, params, targets, found, formats.video)
+  videos = _videos(renderer, params, targets, prediction, formats.video)
   with contextlib.ExitStack() as stack:
 
     def place(name: str) -> Path:
       return stack.enter_context(aside(folder / name))
 
     write_png(place("sheet.png"), sheet)
-    if steps:
-      write_png(place("steps.png"), steps_sheet(steps))
+    if samples:
+      write_png(place("steps.png"), samples_sheet(samples))
     for ending in formats.meshes:
       write_mesh(place(f"mesh{ending}"), mesh, name=folder.name, notes={"source": str(about.get("source"))})
-    for name, pictures in videos.items():
-      write_video(place(name), (frame([picture[None]]) for picture in pictures), FPS)
+    for name, images in videos.items():
+      write_video(place(name), (frame([image[None]]) for image in images), FPS)
     place("lift.json").write_text(json.dumps(numbers, indent=1) + "\n")
   depth, light = numbers["depth"], numbers["light"]
   direction = ", ".join(f"{x:.2f}" for x in light["direction"])
@@ -88,12 +89,12 @@ def write_subject(
   )
 
 
-def measured(studio: Studio, found: Found) -> dict[str, Any]:
-  """Depth, view and light of a subject, for `lift.json`."""
-  reconstruction, camera = found.reconstruction, studio.method.model.camera
-  inside = studio.solid(found)
+def measurements(renderer: InstanceRenderer, prediction: Prediction) -> dict[str, Any]:
+  """Depth, view and light of an instance, for `lift.json`."""
+  reconstruction, camera = prediction.reconstruction, renderer.method.model.camera
+  inside = renderer.object_mask(prediction)
   depth = reconstruction.canonical.depth[inside] if inside.any() else reconstruction.canonical.depth
-  yaw, pitch = studio.pose_deg(found)
+  yaw, pitch = renderer.pose_deg(prediction)
   return {
     "camera": {"fov_deg": camera.fov_deg, "distance": camera.centre, "resolution": camera.resolution},
     "depth": {"nearest": float(depth.min()), "farthest": float(depth.max()), "mean": float(depth.mean())},
@@ -101,18 +102,20 @@ def measured(studio: Studio, found: Found) -> dict[str, Any]:
     "pitch_deg": pitch,
     "roll_deg": float(np.degrees(reconstruction.views[2])),
     "shift": [float(x) for x in reconstruction.views[3:] * np.array([1.0, -1.0, -1.0])],
-    "light": in_numbers(Lights(studio.own_light(found))),
+    "light": light_as_json(Lights(renderer.light_code(prediction))),
   }
 
 
-def _videos(studio: Studio, params: PyTree, targets: Targets, found: Found, ending: str | None) -> dict[str, Pictures]:
+def _videos(
+  renderer: InstanceRenderer, params: PyTree, targets: Targets, prediction: Prediction, ending: str | None
+) -> dict[str, Images]:
   """File name -> frames."""
   if ending is None:
     return {}
   frames = check_video(Path(f"rotate{ending}"), SECONDS, FPS)
-  moving = {"rotate": studio.rotations, "relight": studio.relightings}
+  renderings = {"rotate": renderer.rotations, "relight": renderer.relightings}
   return {
-    f"{name}_{kind.lower()}{ending}": pictures
-    for name, draw in moving.items()
-    for kind, pictures in draw(params, targets, found, frames).items()
+    f"{name}_{kind.lower()}{ending}": images
+    for name, render in renderings.items()
+    for kind, images in render(params, targets, prediction, frames).items()
   }

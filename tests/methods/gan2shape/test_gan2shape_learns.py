@@ -1,4 +1,4 @@
-"""With a generator whose object is known, the three steps find its shape."""
+"""With a generator of an object of known shape, the three steps recover that shape."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONFIG = {
     "samples": 8,
     "pool": 64,
   },
-  "subjects": {"count": 1, "instance": True},
+  "instances": {"count": 1, "instance_specific": True},
   "gan": {"network": NETWORK},
   "networks": {"width": 8, "bottleneck": 32, "encoder_width": 8, "offset_width": 8},
   "relief": {"supersample": 1},
@@ -35,30 +35,31 @@ CONFIG = {
   "lights": {"x": (-0.8, 0.8), "y": (-0.3, 0.9), "strength": (0.0, 0.0)},
   "optimizers": {"learning_rate": 1e-3, "weight_decay": 0.0},
 }
-SUBJECT = (-0.4, 0.6, 0.5, -0.3)  # not quite from the front, so its view has to be found as well
+LATENT_OF_IMAGE = (-0.4, 0.6, 0.5, -0.3)  # not quite frontal, so the view must be estimated as well
 
-# Four seeds end at 0.4 to 0.55 of the ellipsoid's error; without step 2 it grows to 1.6 times.
-WELL_BELOW = 0.7
+# Four seeds end at 0.4 to 0.55 of the ellipsoid's error; without step 2 the error grows by a factor of 1.6.
+MAX_RATIO = 0.7
 
 
 def shape_errors(config, seed=0):
-  """[SIDE after each stage] of one run, and the kinds of its stages."""
+  """(the kinds of the stages, SIDE after each of them) of one run."""
   gan = AnalyticGan.of(SIZE, ReliefConfig(**config["relief"]))
   method = Gan2Shape.from_config(config)
-  latent = jnp.array([SUBJECT])
+  latent = jnp.array([LATENT_OF_IMAGE])
   true, inside = jax.jit(gan.truth)(latent)
-  subjects, key = jax.jit(gan.subjects)(latent), root_key(seed)
-  state = jax.jit(lambda key, given: method.init(key, dependencies=given))(key, {"gan": gan, "subjects": subjects})
+  instances, key = jax.jit(gan.instances)(latent), root_key(seed)
+  dependencies = {"gan": gan, "instances": instances}
+  state = jax.jit(lambda key, given: method.init(key, dependencies=given))(key, dependencies)
 
   @jax.jit
   def error(params):
-    seen = method.reconstruct(params, subjects.image).seen
-    return side(seen.depth, true, common_mask(seen.valid > 0.5, inside))[0]
+    rendered = method.reconstruct(params, instances.image).rendered
+    return side(rendered.depth, true, common_mask(rendered.valid > 0.5, inside))[0]
 
   update = jax.jit(method.update, static_argnames="stage", donate_argnums=0)
-  ends = {start for start, _ in method.stages[1:]} | {method.table.length()}
+  ends = {start for start, _ in method.stages[1:]} | {method.table.total_steps()}
   modes, errors = [], []
-  for step in range(method.table.length()):
+  for step in range(method.table.total_steps()):
     stage, plan = method.plan(step)
     state, _ = update(state, {}, key, {name: np.float32(value) for name, value in plan.items()}, stage=stage)
     if step + 1 in ends:
@@ -67,11 +68,11 @@ def shape_errors(config, seed=0):
   return modes, errors
 
 
-def test_the_three_steps_lower_side_well_below_the_priors():
+def test_the_three_steps_reduce_the_error_well_below_the_priors():
   modes, errors = shape_errors(CONFIG)
-  assert modes == ["prior", "albedo", "encoder", "collect", "joint"]
+  assert modes == ["prior", "albedo", "encoder", "projection", "joint"]
   assert len(set(errors[:4])) == 1, "before step 3 the shape is the ellipsoid's"
-  assert errors[-1] < WELL_BELOW * errors[0], errors
+  assert errors[-1] < MAX_RATIO * errors[0], errors
 
 
 if __name__ == "__main__":
