@@ -136,13 +136,13 @@ def _write(
   import numpy as np
 
   from shapegan_jax.reporting.writer import write_png
+  from shapegan_jax.tools.shared.instances import Instances, save_codes
   from shapegan_jax.tools.shared.inversion_sheet import draw_sheet
-  from shapegan_jax.tools.shared.subjects import Subjects, save_codes
 
   codes, cameras, lights, rendering = jax.tree.map(
     lambda x: x[index : index + 1], (found.codes, found.cameras, found.lights, found.rendering)
   )
-  subject = Subjects(codes, cameras, lights, (name,))
+  subject = Instances(codes, cameras, lights, (name,))
   yaw, pitch = (float(np.degrees(np.asarray(angle)[0])) for angle in (cameras.yaw, cameras.pitch))
   numbers = {**about, "psnr": float(found.psnr[index]), "yaw_deg": yaw, "pitch_deg": pitch}
   if lights is not None:

@@ -62,7 +62,7 @@ def mesh(
   from shapegan_jax.reporting.previews import labelled_grid
   from shapegan_jax.reporting.writer import write_png
   from shapegan_jax.tools.shared import drawing
-  from shapegan_jax.tools.shared.subjects import choose
+  from shapegan_jax.tools.shared.instances import choose
 
   loaded = load(model)
   drawing.check_shape(loaded, "shapegan mesh")

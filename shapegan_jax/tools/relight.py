@@ -12,7 +12,7 @@ from shapegan_jax.tools.shared.outputs import check_output
 
 if TYPE_CHECKING:
   from shapegan_jax.model import Model
-  from shapegan_jax.tools.shared.subjects import Subjects
+  from shapegan_jax.tools.shared.instances import Instances
   from shapegan_jax.types import Lights, Rendering
 
 VIDEOS = (".mp4", ".gif")
@@ -72,7 +72,7 @@ def relight(
   from shapegan_jax.inversion import light_estimation as light_fit
   from shapegan_jax.model import load
   from shapegan_jax.tools.shared import drawing
-  from shapegan_jax.tools.shared.subjects import choose
+  from shapegan_jax.tools.shared.instances import choose
 
   if light_from is not None:
     light_fit.read_picture(light_from, 64, "--light-from")
@@ -150,7 +150,7 @@ def _notes(model: Model) -> None:
     print("note: this model's albedo depends on the light; here it stays as under its own")
 
 
-def _strengths(subjects: Subjects, ambient: float | None, diffuse: float | None) -> tuple[Any, Any]:
+def _strengths(subjects: Instances, ambient: float | None, diffuse: float | None) -> tuple[Any, Any]:
   """Ambient and diffuse [n]."""
   import jax.numpy as jnp
 
@@ -195,7 +195,7 @@ def _in_words(lights: Lights) -> str:
   return f"azimuth {a:.0f}, elevation {e:.0f} degrees, {strengths} (a guess)"
 
 
-def _write_sheet(output: Path, subjects: Subjects, rendering: Rendering, columns: dict[str, Any]) -> None:
+def _write_sheet(output: Path, subjects: Instances, rendering: Rendering, columns: dict[str, Any]) -> None:
   import numpy as np
 
   from shapegan_jax.reporting.writer import write_png

@@ -13,7 +13,7 @@ from shapegan_jax.tools.shared.outputs import check_folder, check_output
 
 if TYPE_CHECKING:
   from shapegan_jax.model import Model
-  from shapegan_jax.tools.shared.subjects import Subjects
+  from shapegan_jax.tools.shared.instances import Instances
   from shapegan_jax.types import Array
 
 VIDEOS = (".mp4", ".gif")
@@ -72,7 +72,7 @@ def render(
   # Only now is anything heavy loaded.
   from shapegan_jax.model import load
   from shapegan_jax.tools.shared import drawing
-  from shapegan_jax.tools.shared.subjects import choose
+  from shapegan_jax.tools.shared.instances import choose
 
   loaded = load(model)
   drawing.check_shown(loaded, show)
@@ -130,7 +130,7 @@ def _pose_label(yaw: float | None, pitch: float | None) -> str:
 def _write_pictures(
   model: Model,
   output: Path,
-  subjects: Subjects,
+  subjects: Instances,
   show: tuple[str, ...],
   poses: dict[str, tuple[float | None, float | None]],
   resolution: int,
@@ -173,8 +173,8 @@ def _write_pictures(
 
 
 def orbit(
-  model: Model, subjects: Subjects, frames: int, yaw: Sequence[float] = (), pitch: Sequence[float] = ()
-) -> list[Subjects]:
+  model: Model, subjects: Instances, frames: int, yaw: Sequence[float] = (), pitch: Sequence[float] = ()
+) -> list[Instances]:
   """The subjects in every frame of a closed path around the front, or between the ends given (degrees)."""
   from shapegan_jax.tools.shared import drawing
 
@@ -193,8 +193,8 @@ def orbit(
 
 
 def interpolation(
-  model: Model, subjects: Subjects, frames: int, yaw: Sequence[float] = (), pitch: Sequence[float] = ()
-) -> list[Subjects]:
+  model: Model, subjects: Instances, frames: int, yaw: Sequence[float] = (), pitch: Sequence[float] = ()
+) -> list[Instances]:
   """One subject in every frame of a closed walk from each of the subjects to the next.
 
   Codes, not latents, are mixed, as pi-GAN's authors do. The weight of the next is (1 - cos(pi t))/2: the walk is smooth
@@ -204,7 +204,7 @@ def interpolation(
   import jax.numpy as jnp
 
   from shapegan_jax.tools.shared import drawing
-  from shapegan_jax.tools.shared.subjects import Subjects
+  from shapegan_jax.tools.shared.instances import Instances
 
   if len(subjects) < 2:
     raise UserError("--video=interpolate: needs two subjects or more, such as --seeds 0 1 2")
@@ -216,7 +216,7 @@ def interpolation(
     weights = jnp.zeros(len(ends)).at[int(here)].set((1 + math.cos(math.pi * share)) / 2)
     weights = weights.at[(int(here) + 1) % len(ends)].set((1 - math.cos(math.pi * share)) / 2)
     latents, yaws, pitches, lights = jax.tree.map(partial(_mixed, weights), values)
-    path.append(Subjects(latents, model.cameras_at(yaws, pitches), lights, ("walk",)))
+    path.append(Instances(latents, model.cameras_at(yaws, pitches), lights, ("walk",)))
   return path
 
 
@@ -226,7 +226,7 @@ def _mixed(weights: Array, values: Array) -> Array:
 
 
 def _write_video(
-  model: Model, output: Path, path: list[Subjects], show: tuple[str, ...], resolution: int, fps: int
+  model: Model, output: Path, path: list[Instances], show: tuple[str, ...], resolution: int, fps: int
 ) -> None:
   from shapegan_jax.tools.shared import drawing
   from shapegan_jax.tools.shared.videos import write_video

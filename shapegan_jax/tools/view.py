@@ -43,7 +43,7 @@ def view(
   from shapegan_jax.model import load
   from shapegan_jax.parallel import enable_compilation_cache
   from shapegan_jax.tools.shared.drawing import check_shape
-  from shapegan_jax.tools.shared.subjects import read_codes
+  from shapegan_jax.tools.shared.instances import read_codes
   from shapegan_jax.tools.viewer.page import Viewer
 
   enable_compilation_cache()

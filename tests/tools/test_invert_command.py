@@ -18,7 +18,7 @@ from shapegan_jax.methods.catalog import build
 from shapegan_jax.model import Model, load
 from shapegan_jax.tools.invert import read_photograph
 from shapegan_jax.tools.shared import inversion_sheet
-from shapegan_jax.tools.shared.subjects import choose
+from shapegan_jax.tools.shared.instances import choose
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from shapegan_jax.checkpoints import Checkpoints, write_json
 from shapegan_jax.reporting.previews import pictures
 from shapegan_jax.rng import root_key
 from shapegan_jax.tools.cli import _run
-from shapegan_jax.tools.shared.subjects import from_seeds
+from shapegan_jax.tools.shared.instances import from_seeds
 from shapegan_jax.tools.view import view
 from shapegan_jax.tools.viewer.page import panes
 
@@ -278,7 +278,7 @@ def test_the_exported_mesh_is_of_the_shape_that_is_shown(model, shapes, monkeypa
   from shapegan_jax.tools.viewer.page.export import export_mesh
 
   from shapegan_jax.model import load
-  from shapegan_jax.tools.shared.subjects import read_codes
+  from shapegan_jax.tools.shared.instances import read_codes
 
   wanted, told = asked(model, first=2, mix=0.5, truncation=0.7, yaw=0.3), {}
 

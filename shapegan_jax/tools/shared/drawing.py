@@ -21,14 +21,14 @@ from shapegan_jax.errors import UserError
 from shapegan_jax.model import Model
 from shapegan_jax.reporting.previews import depth_colors, labelled_grid, pictures, to_uint8
 from shapegan_jax.reporting.progress import progress
-from shapegan_jax.tools.shared.subjects import Subjects
+from shapegan_jax.tools.shared.instances import Instances
 from shapegan_jax.types import Cameras, Rendering
 
 LARGEST = 2048
 _FIELDS = {"albedo": "albedo", "shading": "shading", "normals": "normals", "depth": "depth"}
 
 
-def settle(model: Model, subjects: Subjects, resolution: int | None, truncation: float) -> tuple[Subjects, int]:
+def settle(model: Model, subjects: Instances, resolution: int | None, truncation: float) -> tuple[Instances, int]:
   """The subjects as codes, truncated once and for all, and the size of their pictures (None: that of training).
 
   Raises:
@@ -63,8 +63,8 @@ def check_shown(model: Model, show: Sequence[str]) -> None:
 
 
 def turned(
-  model: Model, subjects: Subjects, yaw: float | None = None, pitch: float | None = None, *, centre: bool = False
-) -> Subjects:
+  model: Model, subjects: Instances, yaw: float | None = None, pitch: float | None = None, *, centre: bool = False
+) -> Instances:
   """The subjects seen at these angles (degrees). None: at their own, or with `centre` at that of the pose prior."""
   cameras = model.central_cameras(len(subjects)) if centre else subjects.cameras
 
@@ -74,7 +74,7 @@ def turned(
   return dataclasses.replace(subjects, cameras=model.cameras_at(angle(yaw, cameras.yaw), angle(pitch, cameras.pitch)))
 
 
-def draw(model: Model, groups: Sequence[Subjects], show: Sequence[str], *, resolution: int) -> Iterator[Rendering]:
+def draw(model: Model, groups: Sequence[Instances], show: Sequence[str], *, resolution: int) -> Iterator[Rendering]:
   """For each group one rendering [n, resolution, resolution] of numpy arrays, under one progress bar.
 
   Holds what `show` names; the rest is dropped, to spare memory. `extras["surface"]` is the surface rendering's picture.
@@ -89,7 +89,7 @@ def draw(model: Model, groups: Sequence[Subjects], show: Sequence[str], *, resol
   next(jobs, None)  # closes the bar
 
 
-def _draw_one(model: Model, subject: Subjects, show: Sequence[str], resolution: int) -> Rendering:
+def _draw_one(model: Model, subject: Instances, show: Sequence[str], resolution: int) -> Rendering:
   arguments = (subject.latents, subject.cameras, subject.lights)
   if set(show) == {"surface"}:
     rgb = model.render_surface(*arguments, resolution=resolution).rgb

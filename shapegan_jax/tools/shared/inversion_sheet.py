@@ -14,7 +14,7 @@ from shapegan_jax.errors import UserError
 from shapegan_jax.model import Model
 from shapegan_jax.rendering.shading import lambertian
 from shapegan_jax.reporting.previews import pictures, to_uint8
-from shapegan_jax.tools.shared.subjects import Subjects
+from shapegan_jax.tools.shared.instances import Instances
 from shapegan_jax.types import Lights, Rendering
 
 YAWS_DEG = (-50.0, -30.0, -10.0, 10.0, 30.0, 50.0)
@@ -27,7 +27,7 @@ Cell = tuple[str, Float[np.ndarray, "h w 3"]]
 
 
 def draw_sheet(
-  model: Model, photograph: Float[np.ndarray, "h h 3"], subject: Subjects, rendering: Rendering
+  model: Model, photograph: Float[np.ndarray, "h h 3"], subject: Instances, rendering: Rendering
 ) -> UInt8[np.ndarray, "height width 3"]:
   """Rows: what is in the photograph, its mesh, other views, and other lights where the model knows light.
 
@@ -53,12 +53,12 @@ def draw_sheet(
   return _captioned(rows)
 
 
-def _view(model: Model, subject: Subjects, yaw: jax.Array) -> Rendering:
+def _view(model: Model, subject: Instances, yaw: jax.Array) -> Rendering:
   cameras = model.cameras_at(yaw[None], jnp.zeros(1))
   return model.render(subject.latents, cameras, subject.lights, resolution=model.resolution)
 
 
-def _mesh(model: Model, subject: Subjects) -> list[Cell]:
+def _mesh(model: Model, subject: Instances) -> list[Cell]:
   """Pictures of the mesh, or none where the extra that makes meshes is missing or there is no surface."""
   from shapegan_jax.meshing.extraction import VIEWS_DEG, Extractor, mesh_views
 

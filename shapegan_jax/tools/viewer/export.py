@@ -7,7 +7,7 @@ import io
 import tempfile
 from pathlib import Path
 
-from shapegan_jax.tools.shared.subjects import Subjects, save_codes
+from shapegan_jax.tools.shared.instances import Instances, save_codes
 from shapegan_jax.tools.viewer.page.panes import Shapes, View, cameras_of, lights_of
 
 
@@ -20,7 +20,7 @@ def export_mesh(shapes: Shapes, view: View, ending: str, resolution: int) -> byt
       Path(folder) / name for name in ("model.safetensors", "codes.safetensors", f"shape{ending}")
     )
     shapes.model.save(model)
-    subject = Subjects(shapes.blend(view), cameras_of(shapes.model, view, resolution), lights_of(view), ("shape",))
+    subject = Instances(shapes.blend(view), cameras_of(shapes.model, view, resolution), lights_of(view), ("shape",))
     save_codes(codes, shapes.model, subject)
     # It reports where it wrote, which is gone in a moment.
     with contextlib.redirect_stdout(io.StringIO()):

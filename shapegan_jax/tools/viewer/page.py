@@ -20,7 +20,7 @@ import viser
 from shapegan_jax.checkpoints import Checkpoints
 from shapegan_jax.errors import UserError
 from shapegan_jax.model import Model, from_workdir
-from shapegan_jax.tools.shared.subjects import Subjects
+from shapegan_jax.tools.shared.instances import Instances
 from shapegan_jax.tools.viewer.page import panes
 from shapegan_jax.tools.viewer.page.controls import ZOOMS, Controls
 from shapegan_jax.tools.viewer.page.export import export_mesh
@@ -45,7 +45,7 @@ class Viewer:
     resolution: int,
     name: str = "shapegan",
     workdir: Path | None = None,
-    subjects: Subjects | None = None,
+    subjects: Instances | None = None,
   ):
     """Args:
     host, port: where to listen; port 0: any that is free. See `address`.

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from shapegan_jax.model import Model
 from shapegan_jax.reporting.previews import pictures, to_uint8
-from shapegan_jax.tools.shared.subjects import Subjects, from_seeds
+from shapegan_jax.tools.shared.instances import Instances, from_seeds
 from shapegan_jax.types import Array, Cameras, Codes, Lights
 
 MAX_PITCH = math.radians(89.0)
@@ -48,7 +48,7 @@ class View:
 class Shapes:
   """The codes of a model's shapes: of seeds, or of a codes file."""
 
-  def __init__(self, model: Model, subjects: Subjects | None = None):
+  def __init__(self, model: Model, subjects: Instances | None = None):
     """`subjects`: what the numbers of a view stand for; None: they are seeds."""
     self.model, self._subjects = model, subjects
     self._known: dict[int | None, Codes] = {}  # None: the mean

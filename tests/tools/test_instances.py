@@ -1,4 +1,4 @@
-"""What a command shows: a seed is a shape whatever else is asked for; codes survive a file; others are refused."""
+"""The instances that a command renders: seeds are independent, codes survive a file, and other files are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tiny_models import tiny
 
 from shapegan_jax import UserError
 from shapegan_jax.checkpoints import export_safetensors, import_safetensors
-from shapegan_jax.tools.shared.subjects import choose, from_seeds, save_codes
+from shapegan_jax.tools.shared.instances import choose, from_seeds, save_codes
 
 
 @pytest.fixture(scope="module", params=["shadegan", "graf"])
@@ -19,40 +19,40 @@ def model(request):
   return tiny(request.param)
 
 
-def picture(model, subjects):
-  return np.asarray(model.render(subjects.latents, subjects.cameras, subjects.lights, resolution=4).rgb)
+def image_of(model, instances):
+  return np.asarray(model.render(instances.latents, instances.cameras, instances.lights, resolution=4).rgb)
 
 
-def test_a_seed_is_a_shape_whatever_else_is_asked_for(model):
+def test_a_seeds_shape_does_not_depend_on_the_other_seeds(model):
   alone, among = from_seeds(model, (5,)), from_seeds(model, (3, 5))
   np.testing.assert_array_equal(alone.latents, among[1].latents)
   assert among[-1].names == ("seed 5",)
   assert not np.allclose(among.latents[0], among.latents[1])
 
 
-def test_codes_from_a_file_draw_the_same_picture(model, tmp_path):
-  subjects = from_seeds(model, (0, 1))
+def test_codes_from_a_file_give_the_same_image(model, tmp_path):
+  instances = from_seeds(model, (0, 1))
   turned = model.cameras_at(np.array([0.2, -0.1], np.float32), np.array([0.1, 0.0], np.float32))
   lights = model.sample_lights(2)
-  subjects = dataclasses.replace(subjects, latents=model.codes(subjects.latents), cameras=turned, lights=lights)
-  save_codes(tmp_path / "two.safetensors", model, subjects)
+  instances = dataclasses.replace(instances, latents=model.codes(instances.latents), cameras=turned, lights=lights)
+  save_codes(tmp_path / "two.safetensors", model, instances)
   read = choose(model, (7,), tmp_path / "two.safetensors")
   assert read.names == ("seed 0", "seed 1")
-  np.testing.assert_array_equal(picture(model, read), picture(model, subjects))
+  np.testing.assert_array_equal(image_of(model, read), image_of(model, instances))
   of_latents = model.render(from_seeds(model, (0, 1)).latents, turned, lights, resolution=4).rgb
-  np.testing.assert_allclose(picture(model, read), of_latents, atol=1e-6)
+  np.testing.assert_allclose(image_of(model, read), of_latents, atol=1e-6)
 
 
-def test_truncation_treats_codes_as_it_treats_latents(model):
+def test_truncation_of_codes_equals_truncation_of_latents(model):
   latents = from_seeds(model, (0,)).latents
   of_codes, of_latents = (model.codes(x, truncation=0.5) for x in (model.codes(latents), latents))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), of_codes, of_latents)
 
 
 def test_other_files_are_refused_in_one_line(model, tmp_path):
-  subjects = from_seeds(model, (0,))
+  instances = from_seeds(model, (0,))
   good = tmp_path / "good.safetensors"
-  save_codes(good, model, dataclasses.replace(subjects, latents=model.codes(subjects.latents)))
+  save_codes(good, model, dataclasses.replace(instances, latents=model.codes(instances.latents)))
   arrays, about = import_safetensors(good)
   bad = {
     "kind": (arrays, about | {"kind": "another"}),
@@ -74,6 +74,6 @@ def test_other_files_are_refused_in_one_line(model, tmp_path):
 
 
 @pytest.mark.parametrize("seeds", [(), (-1,), (2**40,)])
-def test_seeds_must_be_seeds(model, seeds):
+def test_invalid_seeds_are_refused(model, seeds):
   with pytest.raises(UserError, match="--seeds"):
     from_seeds(model, seeds)
