@@ -31,17 +31,6 @@ def weights_from_alphas(alphas: Float[Array, "*r s"]) -> Float[Array, "*r s"]:
   return alphas * jnp.concatenate([jnp.ones_like(alphas[..., :1]), transmittance], -1)
 
 
-def density_to_weights(densities: Float[Array, "*r s"], deltas: Float[Array, "*r s"]) -> Float[Array, "*r s"]:
-  """`weights_from_alphas(density_to_alphas(...))` with the transmittance in log space, exp(-sum of density * delta).
-
-  The sum over earlier samples is an exclusive cumulative sum, not an inclusive one minus the sample: with a last
-  interval of 1e10 the difference would have no correct digit.
-  """
-  depth = _optical_depth(densities, deltas)
-  before = jnp.concatenate([jnp.zeros_like(depth[..., :1]), jnp.cumsum(depth[..., :-1], -1)], -1)
-  return -jnp.expm1(-depth) * jnp.exp(-before)
-
-
 def composite(weights: Float[Array, "*r s"], values: Float[Array, "*r s c"]) -> Float[Array, "*r c"]:
   """sum_i w_i v_i, without a background (premultiplied by `acc`). A sum, not a matrix product, to stay in float32."""
   return jnp.sum(weights[..., None] * values, -2)

@@ -53,23 +53,23 @@ def cast(
   *,
   stride: float,
 ) -> tuple[Float[Array, "b n n"], Bool[Array, "b n n"]]:
-  """(depth in the view, met): intersections of the rays at the pixel positions `positions` x `positions` of the views.
+  """(depth in the view, hit): intersections of the rays at the pixel positions `positions` x `positions` of the views.
 
   `stride` is the step of the march in pixels of the canonical image; thinner parts may be missed. Gradients are those
-  of the plane of the triangle that is hit. Where a ray hits nothing (`met` is false) its depth is finite but
+  of the plane of the triangle that is hit. Where a ray hits nothing (`hit` is false) its depth is finite but
   meaningless.
   """
   corners = _corners(1 / depth)
   lines = _lines(camera, views, positions)
   fixed, still = jax.lax.stop_gradient((corners, lines))
-  step, met = _first_crossing(fixed, still, stride)
+  step, hit = _first_crossing(fixed, still, stride)
   chord = _chord(jax.lax.fori_loop(0, _REFINEMENTS, lambda _, b: _narrow(fixed, still, b), step))
   cell, lower, _, _ = _locate(still, chord, camera.resolution)
   level, rise = _plane(corners, lines, cell, lower)
   z = (1 - level) / jnp.where(jnp.abs(rise) > _GRAZING, rise, jnp.inf)
   # The intersection with a triangle seen edge-on is ill-conditioned. With rounding it may lie just outside its step.
   beyond = jnp.maximum(step.low - z, z - step.high)
-  return jnp.where(beyond < 0.1 * (step.high - step.low), z, chord), met
+  return jnp.where(beyond < 0.1 * (step.high - step.low), z, chord), hit
 
 
 def _corners(nearness: Float[Array, "b s s"]) -> Float[Array, "b s*s 4"]:
@@ -93,10 +93,10 @@ def _lines(camera: ReliefCamera, views: Float[Array, "b 6"], positions: Float[Ar
   places = (positions - middle) / focal
   across, down = places[None, None, :], places[None, :, None]
   away = -views[:, 3:, None, None] - jnp.array([0.0, 0.0, camera.centre], views.dtype).reshape(1, 3, 1, 1)
-  turned = [rotation[:, 0, k] * across + rotation[:, 1, k] * down + rotation[:, 2, k] for k in range(3)]
+  rotated = [rotation[:, 0, k] * across + rotation[:, 1, k] * down + rotation[:, 2, k] for k in range(3)]
   start = [jnp.sum(rotation[:, :, k] * away, 1) for k in range(3)]  # R^T (-t - c) + c
   start[2] = start[2] + camera.centre
-  return _Lines(*((focal * x + middle * z, focal * y + middle * z, z) for x, y, z in (turned, start)))
+  return _Lines(*((focal * x + middle * z, focal * y + middle * z, z) for x, y, z in (rotated, start)))
 
 
 def _locate(lines: _Lines, z: Array, size: int) -> tuple[Array, Array, Array, Array]:
@@ -156,12 +156,12 @@ def _intervals(corners: Array, lines: _Lines, size: int) -> tuple[Array, Array]:
 def _first_crossing(corners: Array, lines: _Lines, stride: float) -> tuple[_Bracket, Array]:
   size = math.isqrt(corners.shape[1])
   low, high = _intervals(corners, lines, size)
-  meets = low <= high
-  low, high = jnp.where(meets, low, 1.0), jnp.where(meets, high, 1.0)
+  hits = low <= high
+  low, high = jnp.where(hits, low, 1.0), jnp.where(hits, high, 1.0)
   (x, y, w), (x2, y2, w2) = lines.at(low), lines.at(high)
   way = jnp.maximum(jnp.abs(x2 / w2 - x / w), jnp.abs(y2 / w2 - y / w))
   # All rays take as many steps as the longest; for most views these are far fewer than a fixed bound for all views.
-  steps = jnp.maximum(jnp.ceil(jnp.max(jnp.where(meets, way, 0.0)) / stride), 1.0).astype(jnp.int32)
+  steps = jnp.maximum(jnp.ceil(jnp.max(jnp.where(hits, way, 0.0)) / stride), 1.0).astype(jnp.int32)
   step = (high - low) / steps
 
   def advance(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -169,7 +169,7 @@ def _first_crossing(corners: Array, lines: _Lines, stride: float) -> tuple[_Brac
     behind = _excess(corners, lines, low + step * i, size) > 0
     return behind, jnp.where((behind != was_behind) & (first == 0), i, first)
 
-  start = (_excess(corners, lines, low, size) > 0, jnp.zeros(meets.shape, jnp.int32))
+  start = (_excess(corners, lines, low, size) > 0, jnp.zeros(hits.shape, jnp.int32))
   _, first = jax.lax.fori_loop(1, steps + 1, advance, start)
   before, after = low + step * (first - 1), low + step * first
   bracket = _Bracket(before, after, *(_excess(corners, lines, z, size) for z in (before, after)))

@@ -49,8 +49,8 @@ def warp_depth(
   """
   batch = depth.shape[:-2]
   positions = _positions(camera.resolution, supersample, nr_compat, depth.dtype)
-  z, met = cast(camera, depth.reshape(-1, *depth.shape[-2:]), views.reshape(-1, 6), positions, stride=stride)
-  z, valid = _pixels(z, met, supersample, nr_compat, near - margin, far + margin)
+  z, hit = cast(camera, depth.reshape(-1, *depth.shape[-2:]), views.reshape(-1, 6), positions, stride=stride)
+  z, valid = _pixels(z, hit, supersample, nr_compat, near - margin, far + margin)
   return z.reshape(*batch, *z.shape[1:]), valid.reshape(*batch, *z.shape[1:])
 
 
@@ -72,8 +72,8 @@ def rasterize(
   points = move(unproject(camera, depth), views, centre=camera.centre)
   places = (project(camera, points) + 1) * ((size - 1) / 2)
   vertices = jnp.concatenate([places, points[..., 2:]], -1).reshape(-1, size * size, 3)
-  z, met = jax.lax.map(lambda one: _scan_faces(one, _faces(size), positions, chunk), vertices)
-  z, valid = _pixels(z, met, supersample, nr_compat, near - margin, far + margin)
+  z, hit = jax.lax.map(lambda one: _scan_faces(one, _faces(size), positions, chunk), vertices)
+  z, valid = _pixels(z, hit, supersample, nr_compat, near - margin, far + margin)
   return z.reshape(*batch, *z.shape[1:]), valid.reshape(*batch, *z.shape[1:])
 
 
@@ -83,19 +83,19 @@ def _positions(size: int, supersample: int, nr_compat: bool, dtype: DTypeLike) -
 
 
 def _pixels(
-  z: Float[Array, "b n n"], met: Bool[Array, "b n n"], supersample: int, nr_compat: bool, least: float, most: float
+  z: Float[Array, "b n n"], hit: Bool[Array, "b n n"], supersample: int, nr_compat: bool, least: float, most: float
 ) -> tuple[Float[Array, "b s s"], Bool[Array, "b s s"]]:
-  """(depth, valid) of pixels from samples; `met`: whether a sample hits the mesh (elsewhere `z` is meaningless)."""
+  """(depth, valid) of pixels from samples; `hit`: whether a sample hits the mesh (elsewhere `z` is meaningless)."""
 
   def mean(x: Array) -> Array:
     b, n, _ = x.shape
     return jnp.mean(x.reshape(b, n // supersample, supersample, n // supersample, supersample), (2, 4))
 
   if nr_compat:
-    depth = jnp.clip(mean(jnp.where(met, z, _BACKGROUND)), least, most)
+    depth = jnp.clip(mean(jnp.where(hit, z, _BACKGROUND)), least, most)
     return depth, depth < most
-  share = mean(met.astype(z.dtype))
-  depth = mean(jnp.where(met, z, 0.0)) / jnp.where(share > 0, share, 1.0)
+  share = mean(hit.astype(z.dtype))
+  depth = mean(jnp.where(hit, z, 0.0)) / jnp.where(share > 0, share, 1.0)
   valid = (share >= 0.5) & (depth < most)
   return jnp.where(valid, jnp.maximum(depth, least), most), valid
 
@@ -110,7 +110,7 @@ def _faces(size: int) -> Int[Array, "f 3"]:
 def _scan_faces(
   vertices: Float[Array, "v 3"], faces: Int[Array, "f 3"], positions: Float[Array, " n"], chunk: int
 ) -> tuple[Float[Array, "n n"], Bool[Array, "n n"]]:
-  """(depth, met) of the nearest triangle at each sample position; vertices are (column, row, depth)."""
+  """(depth, hit) of the nearest triangle at each sample position; vertices are (column, row, depth)."""
   n, fixed = positions.shape[0], jax.lax.stop_gradient(vertices)
   column, row = positions[None, :], positions[:, None]
   faces = jnp.pad(faces, ((0, -faces.shape[0] % chunk), (0, 0)))  # the padding is triangles of area 0
@@ -125,9 +125,9 @@ def _scan_faces(
 
   start = (jnp.full((n, n), jnp.inf, vertices.dtype), jnp.zeros((n, n), jnp.int32))
   (nearest, face), _ = jax.lax.scan(try_chunk, start, jnp.arange(0, faces.shape[0], chunk, dtype=jnp.int32))
-  met = jnp.isfinite(nearest)
-  corners = jnp.where(met[..., None, None], vertices[faces[face]], jnp.eye(3, dtype=vertices.dtype)[None, None] + 1)
-  return _depth_at(corners, column, row)[1], met
+  hit = jnp.isfinite(nearest)
+  corners = jnp.where(hit[..., None, None], vertices[faces[face]], jnp.eye(3, dtype=vertices.dtype)[None, None] + 1)
+  return _depth_at(corners, column, row)[1], hit
 
 
 def _depth_at(

@@ -73,7 +73,7 @@ class HierarchicalSampler:
       weights = compositing.weights_from_alphas(opacity(raw, deltas))
       spread = jnp.linspace(0.0, 1.0, self.fine, dtype=t_points.dtype)
       uniforms = jnp.broadcast_to(spread, (*t_points.shape[:-1], self.fine)) if noise.fine is None else noise.fine
-      t_fine = jax.lax.stop_gradient(intervals.importance_points(t_points, weights, uniforms))
+      t_fine = intervals.importance_points(t_points, weights, uniforms)
       fine_samples = field_fn(points_at(rays, t_fine), rays.viewdirs)
       t_points, samples = intervals.merge_sorted(t_points, t_fine, samples, fine_samples)
     deltas = intervals.deltas_of(t_points, rays.near, rays.far, last=self.last)
