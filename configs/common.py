@@ -34,7 +34,7 @@ def loop() -> ConfigDict:
       "views": 64,
       "features": "random",  # or alexnet, vgg16 (extra [metrics]), inception with its weights as `features_file`
       "features_file": placeholder(str),
-      # SIDE and MAD, where the set has ground truth: so many generated pairs train a depth network (0: left out).
+      # SIDE and MAD, where the set has ground truth: that many generated pairs train a depth network (0: left out).
       "depth_pairs": 0,
       "depth_steps": 1500,
     }

@@ -95,7 +95,7 @@ class Checkpoints:
       reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
       raise UserError(
         f"{self.folder / str(step)}: cannot read this checkpoint ({reason[:200]}); "
-        "move it away to go on from the one before, or choose another workdir"
+        "move it away to resume from the one before, or choose another workdir"
       ) from error
 
 

@@ -17,7 +17,7 @@ from shapegan_jax.processes import is_watched, watch
 from shapegan_jax.settings import MISTAKES, in_one_line
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings, as FILE or FILE:PRESET.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; one that exists is gone on with.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; an existing run is resumed.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "Several processes: host:port of process 0, or auto.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.")

@@ -76,7 +76,7 @@ class Model:
     return self.method.sample_cameras(_key(key, "cameras"), n)
 
   def sample_lights(self, n: int = 1, key: Key | None = None) -> Lights | None:
-    """[n] lights from the light prior; None where the method knows no light."""
+    """[n] lights from the light prior; None where the method has no light model."""
     return self.method.sample_lights(_key(key, "lights"), n)
 
   def sample_scene(self, n: int = 1, key: Key | None = None) -> Scene:
@@ -96,7 +96,7 @@ class Model:
     return self.method.cameras_at(*jnp.broadcast_arrays(*angles))
 
   def mean_lights(self, n: int = 1) -> Lights | None:
-    """[n] times the mean of the light prior; None where the method knows no light."""
+    """[n] times the mean of the light prior; None where the method has no light model."""
     return self.method.sample_lights(None, n)
 
   def codes(self, latents: Float[Array, "n _"] | Codes, *, truncation: float = 1.0) -> Codes:

@@ -1,6 +1,6 @@
 """StyleGAN2: a generator of pictures (Karras et al., CVPR 2020, arXiv 1912.04958), the 2D GAN that GAN2Shape lifts.
 
-It knows no cameras and no shapes: a latent becomes a style, a style a picture. Trained here, or converted from
+It has neither cameras nor shapes: a latent becomes a style, a style a picture. Trained here, or converted from
 published weights, it is what GAN2Shape looks for three dimensions in (`FrozenGan`).
 
 Implemented: the networks (`networks/stylegan2.py`); the non-saturating loss; R1 every 16 steps and the path length

@@ -79,7 +79,7 @@ class AdversarialMethod(abc.ABC):
     """One batch of `stage.batch_size` pictures with prior latents, poses and lights."""
 
   def real_images(self, image: Array, key: Key, anneals: Mapping[str, Array], *, stage: GanStage) -> Array:
-    """What the discriminator is shown of the real pictures [b, h, w, 3]: here all of them, as they are."""
+    """What the discriminator sees of the real pictures [b, h, w, 3]: here all of each."""
     del key, anneals, stage
     return image
 
