@@ -99,15 +99,15 @@ def _map(kernels: list[Shape]) -> tuple[MapNet, list[Slot]]:
   width, bottleneck, features = kernels[0][0], kernels[levels][0], kernels[-1][0]
   widths = [width * 2**i for i in range(levels)]
   slots: list[Slot] = []
-  place = 0
+  index = 0
 
   def layer(slot: Callable[..., list[Slot]], path: str, *shape: int, norm: str = "", **options: Any) -> None:
     """Adds a convolution, optionally a norm, and an activation."""
-    nonlocal place, slots
-    slots += slot(f"network.{place}", path, *shape, **options)
+    nonlocal index, slots
+    slots += slot(f"network.{index}", path, *shape, **options)
     if norm:
-      slots += layouts.norm(f"network.{place + 1}", norm, shape[1])
-    place += 3 if norm else 2
+      slots += layouts.norm(f"network.{index + 1}", norm, shape[1])
+    index += 3 if norm else 2
 
   plain = {"bias": False}
   for i, (a, b) in enumerate(zip([3, *widths], widths, strict=False)):
@@ -119,7 +119,7 @@ def _map(kernels: list[Shape]) -> tuple[MapNet, list[Slot]]:
   for i, b in enumerate(widths[-2::-1], 1):
     layer(layouts.transposed_conv, f"up_{i}", 2 * b, b, 4, norm=f"up_norm_{i}")
     layer(layouts.conv, f"conv_{i}", b, b, 3, norm=f"conv_norm_{i}", **plain)
-  place += 1  # upsampling of the last feature map
+  index += 1  # upsampling of the last feature map
   layer(layouts.conv, "head_0", width, width, 3, norm="head_norm_0", **plain)
   layer(layouts.conv, "head_1", width, width, 5, norm="head_norm_1", **plain)
   layer(layouts.conv, "head_2", width, features, 5, **plain)

@@ -103,9 +103,9 @@ def sizes_of(shapes: Mapping[str, Shape]) -> Sizes:
   width, given = matrix("pts_linears.0.weight")
   wide = [i for i in range(1, depth) if matrix(f"pts_linears.{i}.weight")[1] != width]
   shape_dim = given - _encoded(_POSITION_BANDS)
-  beside = matrix("views_linears.0.weight")[1] - width
-  view_condition = beside != shape_dim  # GRAF's codes have equal lengths
-  appearance_dim = beside - (_encoded(_DIRECTION_BANDS) if view_condition else 0)
+  extra = matrix("views_linears.0.weight")[1] - width
+  view_condition = extra != shape_dim  # GRAF's codes have equal lengths
+  appearance_dim = extra - (_encoded(_DIRECTION_BANDS) if view_condition else 0)
   if len(wide) != 1 or width < 2 or shape_dim < 1 or appearance_dim < 1:
     raise Unreadable("its layers do not have the inputs of GRAF's field; is it of another method or variant?")
   return Sizes(width, depth, wide[0] - 1, shape_dim, appearance_dim, view_condition)

@@ -177,19 +177,19 @@ def _generator_sizes(names: Names, tensors: Tensors) -> Sizes:
 def _filled(names: Names, entries: Iterable[Entry], tensors: Tensors) -> dict[str, Any]:
   """Nested parameters; every entry must be filled, and every tensor used except constants."""
   entries = {entry.name: entry for entry in entries}
-  turned: dict[str, Any] = {}
+  converted: dict[str, Any] = {}
   for name, tensor in tensors.items():
     if name == names.mean or name.endswith(names.constants or ("\0",)):
       continue
-    turned[name] = tensor
+    converted[name] = tensor
     if name in entries:
       values = tensor.array() if isinstance(tensor, Tensor) else tensor
       try:
-        turned[name] = entries[name].turn(values)
+        converted[name] = entries[name].convert(values)
       except (ValueError, IndexError) as error:
         shape = printable(str(values.shape))
         raise Unreadable(f"{name} has the shape {shape}, which does not fit; is it another variant?") from error
-  return layouts.fill([Slot(e.name, e.shape, e.path, "vector") for e in entries.values()], turned)
+  return layouts.fill([Slot(e.name, e.shape, e.path, "vector") for e in entries.values()], converted)
 
 
 def _mean_style(mapping: Mapping[str, Any], sizes: Sizes) -> np.ndarray:

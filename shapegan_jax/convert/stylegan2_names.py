@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-Turn = Callable[[np.ndarray], np.ndarray]
+Conversion = Callable[[np.ndarray], np.ndarray]
 _PIXELS = 16  # at the smallest resolution, 4 x 4
 
 
@@ -23,7 +23,7 @@ class Entry:
   name: str
   path: str
   shape: tuple[int, ...]
-  turn: Turn
+  convert: Conversion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,18 +75,18 @@ class Names:
   constants: tuple[str, ...] = ()  # endings of the names of constants, which are ignored
   mean: str = ""  # the mean style, where it is among the other tensors
   rgb_axis: int = -3  # input channels of an RGB layer's kernel
-  turn_linear: Turn = np.transpose
-  turn_conv: Turn = _torch_conv
-  turn_up: Turn = _torch_up
-  turn_hidden: Turn = _torch_hidden
-  turn_style_bias: Turn = _flat
+  convert_linear: Conversion = np.transpose
+  convert_conv: Conversion = _torch_conv
+  convert_up: Conversion = _torch_up
+  convert_hidden: Conversion = _torch_hidden
+  convert_style_bias: Conversion = _flat
 
   def generator(self, sizes: Sizes) -> Iterator[Entry]:
     """The tensors of a generator except the mean style."""
     d, channels = sizes.latent, sizes.channels
     for k in range(sizes.layers):
       weight, bias = (name.format(k=k, k1=k + 1) for name in self.linear)
-      yield Entry(weight, f"mapping/linear_{k}/kernel", (d, d), self.turn_linear)
+      yield Entry(weight, f"mapping/linear_{k}/kernel", (d, d), self.convert_linear)
       yield Entry(bias, f"mapping/linear_{k}/bias", (d,), _flat)
     yield Entry(
       self.const, "synthesis/const", (4, 4, channels[0]), lambda x: x.reshape(x.shape[-3:]).transpose(1, 2, 0)
@@ -94,17 +94,17 @@ class Names:
     for i, c in enumerate(channels):
       at = {"r": 4 * 2**i, "j": i - 1, "up": 2 * i - 2, "conv": 2 * i - 1}
       if i:
-        yield from self._styled(self.up.format(**at), f"synthesis/ups_{i - 1}", channels[i - 1], c, d, self.turn_up)
+        yield from self._styled(self.up.format(**at), f"synthesis/ups_{i - 1}", channels[i - 1], c, d, self.convert_up)
         yield self._noise(0, 2 * i - 1, at)
       yield from self._styled(
-        (self.conv if i else self.first).format(**at), f"synthesis/convs_{i}", c, c, d, self.turn_conv
+        (self.conv if i else self.first).format(**at), f"synthesis/convs_{i}", c, c, d, self.convert_conv
       )
       yield self._noise(1, 2 * i, at)
       rgb, path = (self.rgb if i else self.first_rgb).format(**at), f"synthesis/rgbs_{i}"
       kernel, weight, bias, last = (rgb + part for part in self.rgb_parts)
-      yield Entry(kernel, f"{path}/conv/kernel", (1, 1, c, 3), self.turn_conv)
-      yield Entry(weight, f"{path}/conv/style/kernel", (d, c), self.turn_linear)
-      yield Entry(bias, f"{path}/conv/style/bias", (c,), self.turn_style_bias)
+      yield Entry(kernel, f"{path}/conv/kernel", (1, 1, c, 3), self.convert_conv)
+      yield Entry(weight, f"{path}/conv/style/kernel", (d, c), self.convert_linear)
+      yield Entry(bias, f"{path}/conv/style/bias", (c,), self.convert_style_bias)
       yield Entry(last, f"{path}/bias", (3,), _flat)
 
   def discriminator(self, sizes: Sizes) -> Iterator[Entry]:
@@ -117,18 +117,18 @@ class Names:
       at, path, c = {"r": 4 * 2**i, "q": b + 1}, f"blocks_{b}", channels[i]
       yield from self._conv(self.block[:2], f"{path}/conv_0", (3, 3, c, c), at)
       yield from self._conv(self.block[2:4], f"{path}/conv_1", (3, 3, c, channels[i - 1]), at)
-      yield Entry(self.block[4].format(**at), f"{path}/skip/kernel", (1, 1, c, channels[i - 1]), self.turn_conv)
+      yield Entry(self.block[4].format(**at), f"{path}/skip/kernel", (1, 1, c, channels[i - 1]), self.convert_conv)
     yield from self._conv(self.tail, "conv", (3, 3, first + 1, first), {})
-    yield Entry(self.hidden[0], "hidden/kernel", (_PIXELS * first, first), self.turn_hidden)
+    yield Entry(self.hidden[0], "hidden/kernel", (_PIXELS * first, first), self.convert_hidden)
     yield Entry(self.hidden[1], "hidden/bias", (first,), _flat)
-    yield Entry(self.logit[0], "logit/kernel", (first, 1), self.turn_linear)
+    yield Entry(self.logit[0], "logit/kernel", (first, 1), self.convert_linear)
     yield Entry(self.logit[1], "logit/bias", (1,), _flat)
 
-  def _styled(self, name: str, path: str, inputs: int, outputs: int, d: int, turn: Turn) -> Iterator[Entry]:
+  def _styled(self, name: str, path: str, inputs: int, outputs: int, d: int, convert: Conversion) -> Iterator[Entry]:
     kernel, weight, bias, strength, last = (name + part for part in self.style_parts)
-    yield Entry(kernel, f"{path}/conv/kernel", (3, 3, inputs, outputs), turn)
-    yield Entry(weight, f"{path}/conv/style/kernel", (d, inputs), self.turn_linear)
-    yield Entry(bias, f"{path}/conv/style/bias", (inputs,), self.turn_style_bias)
+    yield Entry(kernel, f"{path}/conv/kernel", (3, 3, inputs, outputs), convert)
+    yield Entry(weight, f"{path}/conv/style/kernel", (d, inputs), self.convert_linear)
+    yield Entry(bias, f"{path}/conv/style/bias", (inputs,), self.convert_style_bias)
     yield Entry(strength, f"{path}/noise_strength", (), lambda x: x.reshape(()))
     yield Entry(last, f"{path}/bias", (outputs,), _flat)
 
@@ -139,7 +139,7 @@ class Names:
     )
 
   def _conv(self, names: tuple[str, ...], path: str, shape: tuple[int, ...], at: dict[str, int]) -> Iterator[Entry]:
-    yield Entry(names[0].format(**at), f"{path}/kernel", shape, self.turn_conv)
+    yield Entry(names[0].format(**at), f"{path}/kernel", shape, self.convert_conv)
     yield Entry(names[1].format(**at), f"{path}/bias", shape[-1:], _flat)
 
 
@@ -209,9 +209,9 @@ TENSORFLOW = Names(
   logit=("Output/weight", "Output/bias"),
   mean="dlatent_avg",
   rgb_axis=2,
-  turn_linear=lambda x: x,
-  turn_conv=lambda x: x,
-  turn_up=lambda x: x,
-  turn_hidden=lambda x: _torch_hidden(x.T),
-  turn_style_bias=lambda x: x + 1,
+  convert_linear=lambda x: x,
+  convert_conv=lambda x: x,
+  convert_up=lambda x: x,
+  convert_hidden=lambda x: _torch_hidden(x.T),
+  convert_style_bias=lambda x: x + 1,
 )
