@@ -1,4 +1,4 @@
-"""Random styles, noise and pictures of a StyleGAN2 in training."""
+"""Random styles, noise maps and images of a StyleGAN2 in training."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from shapegan_jax.types import Key, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class StyleSampler:
-  """Draws what a batch needs, cut over the devices. `mixing` is the share of pictures that are made of two latents."""
+  """Samples a batch, split over the devices. `mixing` is the probability of style mixing."""
 
   generator: Generator
   mixing: float = 0.0
 
   def styles(self, gen_params: PyTree, key: Key, n: int) -> Float[Array, "n s d"]:
-    """Styles of `n` latents, and of mixed ones a second latent's from a random place on."""
-    places = self.generator.synthesis.styles
+    """Styles of `n` latents; with mixing, a second latent's from a random layer on."""
+    layers = self.generator.synthesis.styles
     latents, coins, cuts = parallel.over_batch(
       (
         jax.random.normal(stream(key, "latents"), (n, 2, self.generator.mapping.size)),
         jax.random.uniform(stream(key, "mixing"), (n,)),
-        jax.random.randint(stream(key, "cuts"), (n,), 1, places),
+        jax.random.randint(stream(key, "cuts"), (n,), 1, layers),
       )
     )
     w = self.generator.apply({"params": gen_params}, latents, method="map")
-    cuts = jnp.where(coins < self.mixing, cuts, places)
-    first = jnp.arange(places)[None] < cuts[:, None]
+    cuts = jnp.where(coins < self.mixing, cuts, layers)
+    first = jnp.arange(layers)[None] < cuts[:, None]
     return jnp.where(first[..., None], w[:, :1], w[:, 1:])
 
   def noise(self, key: Key, n: int) -> list[Float[Array, "n _ _"]]:
-    """Standard normal maps for every convolution, cut from one row of numbers for each picture."""
+    """Standard normal noise maps for every convolution, slices of one vector per image."""
     sizes = self.generator.synthesis.noise_sizes
     rows = parallel.over_batch(jax.random.normal(stream(key, "noise"), (n, sum(size**2 for size in sizes))))
     ends = itertools.accumulate(size**2 for size in sizes)
     return [rows[:, end - size**2 : end].reshape(n, size, size) for size, end in zip(sizes, ends, strict=True)]
 
   def images(self, gen_params: PyTree, key: Key, n: int) -> tuple[Float[Array, "n r r 3"], Float[Array, "n s d"]]:
-    """(pictures, their styles) as the discriminator meets them: mixed, with fresh noise."""
+    """(images, their styles) for training: with style mixing and fresh noise."""
     w, noise = self.styles(gen_params, key, n), self.noise(key, n)
     return self.generator.apply({"params": gen_params}, w, noise, method="synthesize"), w
 
   def path_lengths(self, gen_params: PyTree, key: Key, n: int) -> Float[Array, " n"]:
-    """Lengths (`objectives.path_length`) of `n` pictures."""
+    """Path lengths (`objectives.path_length`) of `n` images."""
     w, noise = self.styles(gen_params, key, n), self.noise(key, n)
     side = self.generator.synthesis.resolution
     directions = parallel.over_batch(jax.random.normal(stream(key, "directions"), (n, side, side, 3)))
