@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shapegan_jax.errors import UserError
 from shapegan_jax.tools.shared.outputs import check_output
 
 if TYPE_CHECKING:
+  import numpy as np
+
   from shapegan_jax.model import Model
   from shapegan_jax.tools.shared.instances import Instances
-  from shapegan_jax.types import Lights, Rendering
+  from shapegan_jax.types import Array, Lights, Rendering
 
 VIDEOS = (".mp4", ".gif")
 _SWEEP = ((-70.0, 0.0), (-35.0, 0.0), (0.0, 0.0), (35.0, 0.0), (70.0, 0.0), (0.0, 50.0), (0.0, -50.0))
@@ -69,6 +71,7 @@ def relight(
 
     frames = check_video(output, seconds, fps)
   # Only now is anything heavy loaded.
+  from shapegan_jax.geometry.lights import lights_from_angles
   from shapegan_jax.inversion import light_estimation as light_fit
   from shapegan_jax.model import load
   from shapegan_jax.tools.shared import drawing
@@ -97,28 +100,9 @@ def relight(
   else:
     columns = {}
     for a, e in _sweep(azimuth, elevation):
-      lights, behind = lights_at(a, e, *strengths)
+      lights, behind = lights_from_angles(math.radians(a), math.radians(e), *strengths)
       columns[f"az {a:g}\nel {e:g}"] = light_fit.relit(rendering, lights, background, behind=behind)
   _write_sheet(output, subjects, rendering, columns)
-
-
-def lights_at(azimuth: float, elevation: float, ambient: Any, diffuse: Any) -> tuple[Lights, bool]:
-  """Lights [n] from a direction in degrees, of strengths [n], and whether they are meant from behind.
-
-  direction = (sin a cos e, sin e, cos a cos e), in the object's frame. A light's code can only say directions with
-  z > 0: one from behind is given as its opposite.
-  """
-  import jax.numpy as jnp
-
-  from shapegan_jax.types import Lights
-
-  a, e = math.radians(azimuth), math.radians(elevation)
-  x, y, z = math.sin(a) * math.cos(e), math.sin(e), math.cos(a) * math.cos(e)
-  behind = z < 0
-  along = (-1.0 if behind else 1.0) / max(abs(z), 1e-4)  # straight from the side: within a hundredth of a degree
-  ambient, diffuse = jnp.asarray(ambient, jnp.float32), jnp.asarray(diffuse, jnp.float32)
-  code = [2 * ambient - 1, 2 * diffuse - 1, jnp.full_like(ambient, x * along), jnp.full_like(ambient, y * along)]
-  return Lights(jnp.stack(code, -1)), behind
 
 
 def _check_light(
@@ -150,7 +134,7 @@ def _notes(model: Model) -> None:
     print("note: this model's albedo depends on the light; here it stays as under its own")
 
 
-def _strengths(subjects: Instances, ambient: float | None, diffuse: float | None) -> tuple[Any, Any]:
+def _strengths(subjects: Instances, ambient: float | None, diffuse: float | None) -> tuple[Array, Array]:
   """Ambient and diffuse [n]."""
   import jax.numpy as jnp
 
@@ -189,13 +173,16 @@ def _repeated(lights: Lights, n: int) -> Lights:
 
 
 def _in_words(lights: Lights) -> str:
-  x, y, z = (float(part) for part in lights.direction[0])
-  a, e = math.degrees(math.atan2(x, z)), math.degrees(math.asin(max(-1.0, min(1.0, y))))
+  from shapegan_jax.geometry.lights import angles_from_lights
+
+  a, e = (math.degrees(angle[0]) for angle in angles_from_lights(lights))
   strengths = f"ambient {float(lights.ambient[0]):.2f}, diffuse {float(lights.diffuse[0]):.2f}"
   return f"azimuth {a:.0f}, elevation {e:.0f} degrees, {strengths} (a guess)"
 
 
-def _write_sheet(output: Path, subjects: Instances, rendering: Rendering, columns: dict[str, Any]) -> None:
+def _write_sheet(
+  output: Path, subjects: Instances, rendering: Rendering, columns: dict[str, np.ndarray | Array | list[np.ndarray]]
+) -> None:
   import numpy as np
 
   from shapegan_jax.reporting.writer import write_png
@@ -218,21 +205,22 @@ def _write_sheet(output: Path, subjects: Instances, rendering: Rendering, column
 def _write_video(
   output: Path,
   rendering: Rendering,
-  strengths: tuple[Any, Any],
+  strengths: tuple[Array, Array],
   background: float,
   path: list[tuple[float, float]],
   fps: int,
 ) -> None:
   import numpy as np
 
+  from shapegan_jax.geometry.lights import lights_from_angles
   from shapegan_jax.inversion import light_estimation as light_fit
   from shapegan_jax.reporting.progress import progress
   from shapegan_jax.tools.shared import drawing
   from shapegan_jax.tools.shared.videos import write_video
 
-  def frames() -> Iterator[Any]:
+  def frames() -> Iterator[np.ndarray]:
     for a, e in progress(path, "shading"):
-      lights, behind = lights_at(a, e, *strengths)
+      lights, behind = lights_from_angles(math.radians(a), math.radians(e), *strengths)
       lit = light_fit.relit(rendering, lights, background, behind=behind)
       yield drawing.frame([np.asarray(lit, np.float64)])
 

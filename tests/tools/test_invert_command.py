@@ -104,7 +104,7 @@ def test_a_mask_and_transparency_become_background(saved, tmp_path):
   masked = read_photograph(tmp_path / "whole.png", model, mask=tmp_path / "mask.png")
   for picture in (seen, masked):
     np.testing.assert_allclose(picture[:, :3], 90 / 255, atol=0.02)
-    np.testing.assert_allclose(picture[:, 5:], model.method.rendering.background, atol=0.02)
+    np.testing.assert_allclose(picture[:, 5:], model.method.background, atol=0.02)
   np.testing.assert_allclose(read_photograph(tmp_path / "whole.png", model), 90 / 255, atol=1e-6)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +12,13 @@ from tiny_models import tiny
 
 from shapegan_jax import UserError
 from shapegan_jax.geometry.cameras import orbit_cameras
+from shapegan_jax.geometry.lights import lights_from_angles
 from shapegan_jax.inversion.light_estimation import estimate_lights, relit
 from shapegan_jax.model import Model
 from shapegan_jax.rendering.shading import GaussianLights, lambertian
 from shapegan_jax.reporting.previews import to_uint8
 from shapegan_jax.rng import root_key
-from shapegan_jax.tools.relight import lights_at, relight
+from shapegan_jax.tools.relight import relight
 from shapegan_jax.tools.shared import drawing
 from shapegan_jax.types import Lights, Rendering
 
@@ -50,7 +49,7 @@ def ball(n=16) -> Rendering:
 
 def test_under_its_own_light_a_picture_is_what_was_rendered(models):
   model = models["shadegan"]
-  background = model.method.rendering.background
+  background = model.method.background
   assert background == 1.0
   key = jax.random.key(1)
   lights = Lights(jax.random.uniform(key, (2, 4), minval=-0.7, maxval=1.0))
@@ -67,7 +66,7 @@ def test_any_direction_shades_as_lambert_says(azimuth, elevation):
   ambient, diffuse = np.array([0.2], np.float32), np.array([0.5], np.float32)
   a, e = np.deg2rad(azimuth), np.deg2rad(elevation)
   towards = np.array([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
-  lights, behind = lights_at(azimuth, elevation, ambient, diffuse)
+  lights, behind = lights_from_angles(a, e, ambient, diffuse)
   expected = (0.2 + 0.5 * np.maximum(0, ball().normals @ towards))[..., None] * ball().albedo
   np.testing.assert_allclose(relit(ball(), lights, 0.0, behind=behind), expected, atol=2e-4)
 
@@ -76,7 +75,7 @@ def test_light_comes_from_where_it_is_said_to_and_from_behind_darkens():
   strengths = np.array([0.2], np.float32), np.array([0.8], np.float32)
 
   def lit(azimuth, elevation):
-    lights, behind = lights_at(float(azimuth), float(elevation), *strengths)
+    lights, behind = lights_from_angles(np.deg2rad(azimuth), np.deg2rad(elevation), *strengths)
     return np.asarray(relit(ball(), lights, 0.0, behind=behind))[0, ..., 0]
 
   left, right = lit(60, 0)[:, :8].sum(), lit(60, 0)[:, 8:].sum()
@@ -136,8 +135,8 @@ def test_the_light_of_a_picture_is_put_beside_it(shapegan, tmp_path, rng, capsys
 class Balls:
   """A method whose shapes are balls of random colour under known lights, with as much as `estimate_lights` asks for."""
 
-  rendering = types.SimpleNamespace(background=1.0)
-  stages = ()
+  background = 1.0
+  has_shape, has_surface, uses_data, stages = True, False, True, ()
   plan = init = update = params_of = cameras_at = codes = query = print  # what a `Method` has besides
 
   def sample_latents(self, key, n):
@@ -150,11 +149,11 @@ class Balls:
     prior = GaussianLights(np.array([-0.3, 0.2, 0.0, 0.2]), np.diag([0.01, 0.01, 0.36, 0.16]))
     return prior.sample(key, (n,))
 
-  def render(self, params, latents, cameras, lights=None, *, resolution, truncation=1.0, key=None):
+  def render(self, params, scene, *, resolution, truncation=1.0, key=None):
     shape = ball(resolution)
-    albedo = (0.3 + 0.5 * latents)[:, None, None] * shape.albedo
+    albedo = (0.3 + 0.5 * scene.latents)[:, None, None] * shape.albedo
     normals = jnp.broadcast_to(shape.normals, albedo.shape)
-    color, shading = lambertian(albedo, normals, lights)
+    color, shading = lambertian(albedo, normals, scene.lights)
     acc = jnp.broadcast_to(shape.acc, albedo.shape[:-1])
     return Rendering(color + (1 - acc)[..., None], albedo, shading, normals, acc=acc)
 

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from shapegan_jax.tools.viewer.page.worker import Worker
 from tiny_models import saved, tiny
 
 from shapegan_jax import UserError
@@ -32,7 +31,8 @@ from shapegan_jax.rng import root_key
 from shapegan_jax.tools.cli import _run
 from shapegan_jax.tools.shared.instances import from_seeds
 from shapegan_jax.tools.view import view
-from shapegan_jax.tools.viewer.page import panes
+from shapegan_jax.tools.viewer import panes
+from shapegan_jax.tools.viewer.worker import Worker
 
 ROOT = Path(__file__).parents[2]
 SIZE = 8
@@ -275,10 +275,9 @@ def test_the_exported_mesh_is_of_the_shape_that_is_shown(model, shapes, monkeypa
   """`shapegan mesh` is given a model and a codes file that draw the very picture."""
   import types
 
-  from shapegan_jax.tools.viewer.page.export import export_mesh
-
   from shapegan_jax.model import load
   from shapegan_jax.tools.shared.instances import read_codes
+  from shapegan_jax.tools.viewer.export import export_mesh
 
   wanted, told = asked(model, first=2, mix=0.5, truncation=0.7, yaw=0.3), {}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import viser
 
-from shapegan_jax.tools.viewer.page.panes import View
+from shapegan_jax.tools.viewer.panes import View
 
 CAMERA = ("yaw", "pitch", "zoom")
 ZOOMS = (0.5, 4.0)

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from shapegan_jax.tools.shared.instances import Instances, save_codes
-from shapegan_jax.tools.viewer.page.panes import Shapes, View, cameras_of, lights_of
+from shapegan_jax.tools.viewer.panes import Shapes, View, cameras_of, lights_of
 
 
 def export_mesh(shapes: Shapes, view: View, ending: str, resolution: int) -> bytes:

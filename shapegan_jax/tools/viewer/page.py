@@ -21,10 +21,10 @@ from shapegan_jax.checkpoints import Checkpoints
 from shapegan_jax.errors import UserError
 from shapegan_jax.model import Model, from_workdir
 from shapegan_jax.tools.shared.instances import Instances
-from shapegan_jax.tools.viewer.page import panes
-from shapegan_jax.tools.viewer.page.controls import ZOOMS, Controls
-from shapegan_jax.tools.viewer.page.export import export_mesh
-from shapegan_jax.tools.viewer.page.worker import Worker
+from shapegan_jax.tools.viewer import panes
+from shapegan_jax.tools.viewer.controls import ZOOMS, Controls
+from shapegan_jax.tools.viewer.export import export_mesh
+from shapegan_jax.tools.viewer.worker import Worker
 
 WALK_SECONDS = 5.0  # from the first shape to the second
 LOOK_SECONDS = 5.0  # between looks for a newer checkpoint

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from shapegan_jax.geometry.lights import angles_from_lights, lights_from_angles
 from shapegan_jax.model import Model
 from shapegan_jax.reporting.previews import pictures, to_uint8
 from shapegan_jax.tools.shared.instances import Instances, from_seeds
@@ -110,16 +110,16 @@ def lights_of(view: View) -> Lights | None:
   if view.light is None:
     return None
   ambient, diffuse, yaw, pitch = view.light
-  code = [2 * ambient - 1, 2 * diffuse - 1, math.tan(yaw), math.tan(pitch) / math.cos(yaw)]
-  return Lights(jnp.asarray([code], jnp.float32))
+  return lights_from_angles(yaw, pitch, np.array([ambient]), np.array([diffuse]))[0]
 
 
 def light_numbers(lights: Lights | None) -> tuple[float, float, float, float] | None:
   """The `View.light` of the first of some lights: the inverse of `lights_of`."""
   if lights is None:
     return None
-  ambient, diffuse, x, y = (float(number) for number in np.asarray(lights.code[0]))
-  return ambient / 2 + 0.5, diffuse / 2 + 0.5, math.atan(x), math.atan2(y, math.hypot(x, 1.0))
+  ambient, diffuse = (float(strength[0]) for strength in (lights.ambient, lights.diffuse))
+  yaw, pitch = (float(angle[0]) for angle in angles_from_lights(lights))
+  return ambient, diffuse, yaw, pitch
 
 
 def orbit_position(yaw: float, pitch: float, distance: float) -> Float[np.ndarray, "3"]:
@@ -170,5 +170,5 @@ def _large(width: int, height: int) -> int:
   return max(1, min(shorter, int(longer / (1 + 2 / _SMALL))))
 
 
-def _scaled(picture: np.ndarray, side: int) -> Any:
+def _scaled(picture: np.ndarray, side: int) -> Image.Image:
   return Image.fromarray(to_uint8(picture)).resize((side, side), Image.Resampling.BICUBIC)
