@@ -32,14 +32,14 @@ def test_a_seeds_shape_does_not_depend_on_the_other_seeds(model):
 
 def test_codes_from_a_file_give_the_same_image(model, tmp_path):
   instances = from_seeds(model, (0, 1))
-  turned = model.cameras_at(np.array([0.2, -0.1], np.float32), np.array([0.1, 0.0], np.float32))
+  cameras = model.cameras_at(np.array([0.2, -0.1], np.float32), np.array([0.1, 0.0], np.float32))
   lights = model.sample_lights(2)
-  instances = dataclasses.replace(instances, latents=model.codes(instances.latents), cameras=turned, lights=lights)
+  instances = dataclasses.replace(instances, latents=model.codes(instances.latents), cameras=cameras, lights=lights)
   save_codes(tmp_path / "two.safetensors", model, instances)
   read = choose(model, (7,), tmp_path / "two.safetensors")
   assert read.names == ("seed 0", "seed 1")
   np.testing.assert_array_equal(image_of(model, read), image_of(model, instances))
-  of_latents = model.render(from_seeds(model, (0, 1)).latents, turned, lights, resolution=4).rgb
+  of_latents = model.render(from_seeds(model, (0, 1)).latents, cameras, lights, resolution=4).rgb
   np.testing.assert_allclose(image_of(model, read), of_latents, atol=1e-6)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -26,8 +27,8 @@ TRAINED_NETWORKS = {
 """The networks that each kind of stage trains."""
 
 RANDOM_STREAMS = {"pose_warmup": "reading", "projection": "collect"}
-"""Stages whose random stream has another name: that with which the shipped models were trained, so that their runs can
-be repeated to the bit."""
+"""Stages whose random stream has another name: the one with which the shipped models were trained, so that those runs
+can be reproduced bit for bit. The names "subjects" and "census" elsewhere have the same origin."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +146,7 @@ class AdamConfig:
     return optax.chain(optax.add_decayed_weights(self.weight_decay), optax.scale_by_adam(self.b1, self.b2))
 
 
-def _checkpointed_as(**stored: str) -> Any:
+def _checkpointed_as(**stored: str) -> Callable[[type[T]], type[T]]:
   """`types.record` whose fields `stored` keep the names that they had in checkpoints written before a renaming."""
 
   def decorate(cls: type[T]) -> type[T]:
