@@ -76,6 +76,35 @@ def test_a_mistake_is_answered_by_name_and_without_a_traceback(arguments, words,
   assert "Traceback" not in said, said
 
 
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ("rendering.last=fra", "config.rendering.last: 'fra' is not one of far, published"),
+    ("discriminator.pose=False", "config.objectives.pose: 15, but the discriminator has no pose head"),
+    ("stages.samples=(4,8)", "config.stages: columns must be equally long"),
+    ("optimizers.clip=nan", "config.optimizers.clip: nan is not a finite number"),
+    ("evaluation.measures=('beauty',)", "'beauty'"),
+  ],
+)
+def test_a_wrong_value_ends_in_one_line_before_anything_is_prepared(change, message, tmp_path):
+  # Of every section and setting: tests/test_sections.py.
+  arguments = ("--config=configs/shadegan.py:smoke", f"--workdir={tmp_path / 'run'}", f"--config.{change}")
+  answer = python(RUN_MAIN, *arguments, SHAPEGAN_CACHE=str(tmp_path / "cache"))
+  assert answer.returncode == 2, answer.stderr
+  assert answer.stderr.startswith("error: ")
+  assert answer.stderr.count("\n") == 1
+  assert message in answer.stderr
+  assert not list(tmp_path.iterdir()), "neither data nor a workdir was made"
+
+
+def test_every_command_of_the_table_exists_and_costs_no_jax():
+  answer = python(
+    "import sys\nfrom shapegan_jax.tools import cli\n"
+    "assert all(callable(cli.command(name)) for name in cli.COMMANDS)\nassert 'jax' not in sys.modules"
+  )
+  assert answer.returncode == 0, answer.stderr
+
+
 @pytest.mark.parametrize(("step", "code"), [(3, 75), (10, 0)])
 def test_a_run_that_was_stopped_is_told_from_one_that_is_done(step, code, tmp_path):
   # Whatever started it (launch/) has to know whether to start it again.
