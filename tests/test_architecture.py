@@ -81,7 +81,7 @@ LIVES_IN = {
 }
 """External libraries with one home. An empty home: never."""
 
-LAZY_TABLES = {"__init__", "methods.catalog"}
+LAZY_TABLES = {"__init__", "methods.catalog", "tools.cli"}
 """Modules that import what a table of their own names, when it is asked for."""
 
 WITHOUT_JAX = ("data.heads_render", "data.heads_model")

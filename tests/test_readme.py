@@ -144,7 +144,7 @@ def test_every_tool_command_is_understood(words):
   # What each does has tests of its own in tests/tools; here: it exists, and so do its options.
   name, *arguments = words
   assert name in cli.COMMANDS
-  assert callable(tyro.cli(cli._deferred(cli.COMMANDS[name][0]()), args=arguments))
+  assert callable(tyro.cli(cli._deferred(cli.command(name)), args=arguments))
   models = [word.partition("=")[2] for word in arguments if word.startswith("--model=")]
   trained = {word.partition("=")[2] for words in commands() for word in words if word.startswith("--workdir=")}
   assert set(models) <= set(shipped_models()) | trained

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import io
 import re
 import sys
@@ -20,79 +21,46 @@ from shapegan_jax.errors import UserError
 Command = Callable[..., None]
 
 
-def _convert() -> Command:
-  from shapegan_jax.tools.convert import convert
-
-  return convert
-
-
-def _render() -> Command:
-  from shapegan_jax.tools.render import render
-
-  return render
-
-
-def _relight() -> Command:
-  from shapegan_jax.tools.relight import relight
-
-  return relight
-
-
-def _mesh() -> Command:
-  from shapegan_jax.tools.mesh import mesh
-
-  return mesh
-
-
-def _invert() -> Command:
-  from shapegan_jax.tools.invert import invert
-
-  return invert
-
-
-def _lift() -> Command:
-  from shapegan_jax.tools.lift import lift
-
-  return lift
-
-
-def _train_encoder() -> Command:
-  from shapegan_jax.tools.train_encoder import train_encoder
-
-  return train_encoder
-
-
-def _view() -> Command:
-  from shapegan_jax.tools.view import view
-
-  return view
-
-
-def _plan() -> Command:
-  from shapegan_jax.tools.plan import plan
-
-  return plan
-
-
-def _doctor() -> Command:
-  from shapegan_jax.tools.doctor import doctor
-
-  return doctor
-
-
-COMMANDS: dict[str, tuple[Callable[[], Command], str]] = {
-  "render": (_render, "Draw a trained generator: sheets, single pictures, orbits and interpolations."),
-  "relight": (_relight, "Draw shapes under other lights, or under the light of a picture."),
-  "mesh": (_mesh, "Write shapes as closed meshes (GLB, PLY, OBJ, STL) with colours, normals and a preview picture."),
-  "invert": (_invert, "Find the shape, the pose and the light of photographs."),
-  "lift": (_lift, "Find the shape behind pictures with a StyleGAN2, by GAN2Shape: mesh, relighting, other views."),
-  "train-encoder": (_train_encoder, "Train the network that gives the search of invert a better start."),
-  "view": (_view, "Look at a model in the browser: turn it, walk through its shapes, move the light."),
-  "plan": (_plan, "Say what a training would take before it begins: arithmetic, memory, time, and what fits."),
-  "doctor": (_doctor, "Say what this installation has and lacks, and try it out."),
-  "convert": (_convert, "Turn a published PyTorch checkpoint into a file that shapegan_jax.load reads."),
+COMMANDS: dict[str, tuple[str, str]] = {
+  "render": (
+    "shapegan_jax.tools.render:render",
+    "Draw a trained generator: sheets, single pictures, orbits and interpolations.",
+  ),
+  "relight": ("shapegan_jax.tools.relight:relight", "Draw shapes under other lights, or under the light of a picture."),
+  "mesh": (
+    "shapegan_jax.tools.mesh:mesh",
+    "Write shapes as closed meshes (GLB, PLY, OBJ, STL) with colours, normals and a preview picture.",
+  ),
+  "invert": ("shapegan_jax.tools.invert:invert", "Find the shape, the pose and the light of photographs."),
+  "lift": (
+    "shapegan_jax.tools.lift:lift",
+    "Find the shape behind pictures with a StyleGAN2, by GAN2Shape: mesh, relighting, other views.",
+  ),
+  "train-encoder": (
+    "shapegan_jax.tools.train_encoder:train_encoder",
+    "Train the network that gives the search of invert a better start.",
+  ),
+  "view": (
+    "shapegan_jax.tools.view:view",
+    "Look at a model in the browser: turn it, walk through its shapes, move the light.",
+  ),
+  "plan": (
+    "shapegan_jax.tools.plan:plan",
+    "Say what a training would take before it begins: arithmetic, memory, time, and what fits.",
+  ),
+  "doctor": ("shapegan_jax.tools.doctor:doctor", "Say what this installation has and lacks, and try it out."),
+  "convert": (
+    "shapegan_jax.tools.convert:convert",
+    "Turn a published PyTorch checkpoint into a file that shapegan_jax.load reads.",
+  ),
 }
-"""Name -> (where the function comes from, one line of help). A command's module imports jax inside its function."""
+"""Name -> ("module:function", one line of help). A command's module imports jax inside its function."""
+
+
+def command(name: str) -> Command:
+  """The function of a command, imported now."""
+  module, _, function = COMMANDS[name][0].partition(":")
+  return getattr(importlib.import_module(module), function)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -107,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
   if name == "plan":  # the settings of a config are changed as in training; tyro cannot know them
     rest = [re.sub(r"^--config\.", "--change=", argument) for argument in rest]
   try:
-    _run(COMMANDS[name][0](), name, rest)
+    _run(command(name), name, rest)
   except UserError as error:
     fail(str(error))
   except KeyboardInterrupt:
@@ -126,12 +94,12 @@ def fail(message: str) -> None:
   sys.exit(2)
 
 
-def _run(command: Command, name: str, argv: list[str]) -> None:
-  """Read the arguments and do it. What tyro says of a mistake, in a box of several lines, becomes one line."""
+def _run(function: Command, name: str, argv: list[str]) -> None:
+  """Parse the arguments and run the command. tyro reports a mistake in a box of several lines; here it is one line."""
   said = io.StringIO()
   try:
     with contextlib.redirect_stderr(said):
-      call = tyro.cli(_deferred(command), prog=f"shapegan {name}", args=argv)
+      call = tyro.cli(_deferred(function), prog=f"shapegan {name}", args=argv)
   except SystemExit as leaving:
     if leaving.code in (0, None):
       raise
@@ -139,12 +107,12 @@ def _run(command: Command, name: str, argv: list[str]) -> None:
   call()
 
 
-def _deferred(command: Command) -> Callable[..., Any]:
-  """`command` with its signature and documentation, but returning the call instead of making it."""
+def _deferred(function: Command) -> Callable[..., Callable[[], None]]:
+  """`function` with its signature and documentation, but returning the call instead of making it."""
 
-  @functools.wraps(command)
+  @functools.wraps(function)
   def prepare(**arguments: Any) -> Callable[[], None]:
-    return lambda: command(**arguments)
+    return lambda: function(**arguments)
 
   return prepare
 
@@ -152,6 +120,6 @@ def _deferred(command: Command) -> Callable[..., Any]:
 def _in_one_line(box: str) -> str:
   lines = [re.sub(r"[─-╿]", " ", line).strip() for line in box.split("For full helptext")[0].splitlines()[1:]]
   said = re.sub(r"\s+", " ", " ".join(lines)).strip()
-  # Of a value that is of no fitting type tyro tells every attempt, and the option's help after it.
+  # For a value of the wrong type tyro lists every attempt to convert it, and then the help of the option.
   said = re.split(r" Got errors:| Argument helptext:", said)[0].strip().rstrip(".")
   return said or "the arguments were not understood"
