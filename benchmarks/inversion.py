@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
   from shapegan_jax import load, parallel
   from shapegan_jax.inversion.encoder import read_encoder
   from shapegan_jax.inversion.optimization import Inverter
-  from shapegan_jax.metrics.pose_light import pose_error_deg
+  from shapegan_jax.metrics.pose import pose_error_deg
   from shapegan_jax.reporting.previews import labelled_grid, pictures
   from shapegan_jax.reporting.writer import write_png
   from shapegan_jax.rng import root_key

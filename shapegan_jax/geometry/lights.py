@@ -1,8 +1,8 @@
-"""Directions of lights as angles, the same as those of a camera that stands where the light comes from.
+"""Light directions as angles: those of a camera at the position of the light.
 
 direction = (sin azimuth cos elevation, sin elevation, cos azimuth cos elevation): azimuth 0 is the front, positive
-towards +x; elevation is positive from above. A light's code holds only directions with z > 0, so a light from behind is
-given as the light from the opposite direction and a flag; who shades with it turns the normals round.
+towards +x; elevation is positive from above. Light codes can only represent directions with z > 0, so a light from
+behind is represented by the opposite direction and a flag; callers then negate the normals for shading.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from jaxtyping import Float
 
 from shapegan_jax.types import Lights
 
-_LEAST_Z = 1e-4  # of a code's direction; a light exactly from the side is moved by less than a hundredth of a degree
+_LEAST_Z = 1e-4  # smallest z of a direction; it moves a light exactly from the side by less than 0.01 degrees
 
 
 def lights_from_angles(
   azimuth: float | int, elevation: float | int, ambient: ArrayLike, diffuse: ArrayLike
 ) -> tuple[Lights, bool]:
-  """Lights from one direction (radians), and whether it is from behind. Strengths in [0, 1] have any equal shape."""
+  """(lights, behind): lights from one direction (radians), and whether it is behind. Strengths are in [0, 1]."""
   x, y = math.sin(azimuth) * math.cos(elevation), math.sin(elevation)
   z = math.cos(azimuth) * math.cos(elevation)
   behind = z < 0

@@ -58,12 +58,6 @@ def rotate_to_world(vectors: Float[Array, "*r 3"], cameras: Cameras) -> Float[Ar
   return jnp.sum(rotation * vectors[..., None, :], -1)
 
 
-def rotate_to_camera(vectors: Float[Array, "*r 3"], cameras: Cameras) -> Float[Array, "*r 3"]:
-  """R^T v: vectors `[*b, *p, 3]` from the world frame to each camera's frame."""
-  rotation = _beside_pixels(cameras.cam2world[..., :3, :3], cameras, vectors.ndim - 1 - cameras.fov.ndim)
-  return jnp.sum(rotation * vectors[..., :, None], -2)
-
-
 def _cos_to_axis(cameras: Cameras, viewdirs: Array) -> Array:
   forward = -_beside_pixels(cameras.cam2world[..., :3, 2], cameras, viewdirs.ndim - 1 - cameras.fov.ndim)
   return jnp.sum(viewdirs * forward, -1)

@@ -26,7 +26,7 @@ from shapegan_jax.errors import UserError
 from shapegan_jax.files import aside
 from shapegan_jax.fitting import FitConfig, fit
 from shapegan_jax.inversion.latent_space import CodeSpace, fingerprint, measure
-from shapegan_jax.metrics.pose_light import pose_error_deg
+from shapegan_jax.metrics.pose import pose_error_deg
 from shapegan_jax.model import Model
 from shapegan_jax.networks.image_encoders import ImageEncoder
 from shapegan_jax.reporting.progress import ProgressBar

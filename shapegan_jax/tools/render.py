@@ -136,7 +136,6 @@ def _write_pictures(
   resolution: int,
   grid: bool,
 ) -> None:
-  from shapegan_jax.methods.base import has_shape
   from shapegan_jax.reporting.previews import to_uint8
   from shapegan_jax.reporting.writer import write_png
   from shapegan_jax.tools.shared import drawing
@@ -145,7 +144,7 @@ def _write_pictures(
   views = {label: (drawing.turned(model, subjects, *angles), show or ("rgb",)) for label, angles in poses.items()}
   if not poses:
     known = ("rgb", "normals", "depth") if subjects.lights is None else ("rgb", "albedo", "shading", "normals", "depth")
-    shapes = has_shape(model.method)
+    shapes = model.method.has_shape
     views = {"": (subjects, show or (known if shapes else ("rgb",)))}
     if not show and shapes:
       sides = {_pose_label(angle, None): drawing.turned(model, subjects, angle) for angle in _TURNED_DEG}

@@ -1,4 +1,4 @@
-"""GRAF's checkpoints and the discriminators: the trees are those of our networks, and what does not fit is named."""
+"""GRAF's checkpoints: the trees are those of our networks, and what does not fit is named."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 from torch_writer import Call, Global, Raw, nerf_tensors, state_dict, write
 
-from shapegan_jax.convert import discriminators, graf
-from shapegan_jax.convert.pickles import Unreadable
+from shapegan_jax.convert import graf
 from shapegan_jax.errors import UserError
-from shapegan_jax.networks.discriminators import ProgressiveDiscriminator, StridedDiscriminator
 from shapegan_jax.networks.nerf import ConditionalNerf
-from shapegan_jax.networks.patch_discriminator import PatchDiscriminator
 
 
 def shapes(tree):
@@ -72,64 +69,3 @@ def test_what_is_no_field_of_graf_is_named(rng, tmp_path):
     with pytest.raises(UserError, match=words) as info:
       graf.read_generator(path)
     assert str(info.value).startswith(f"{path}: ")
-
-
-def growing_shapes(channels, *, coordinates, strided, answers=259, coord_name=True):
-  """Names and shapes of a published growing discriminator with these channels, largest resolution first."""
-  named, conv = {}, ".conv" if coord_name else ""
-
-  def add(name, inputs, outputs, size):
-    named[f"{name}.weight"], named[f"{name}.bias"] = (outputs, inputs, size, size), (outputs,)
-
-  for i, n in enumerate(channels):
-    add(f"fromRGB.{i}.model.0", 3, n, 1)
-    if i + 1 < len(channels):
-      m = channels[i + 1]
-      add(f"layers.{i}.network.0{conv}", n + coordinates, m, 3)
-      add(f"layers.{i}.network.2{conv}", m + coordinates, m, 3)
-      if strided or n != m:
-        add(f"layers.{i}.proj", n, m, 1)
-  add("final_layer", channels[-1], answers, 2)
-  return named
-
-
-def test_growing_discriminators_fit(rng):
-  net = ProgressiveDiscriminator(max_resolution=32, latent_dim=256, pose=True, width_multiplier=0.01)
-  channels = [net._channels(size) for size in (32, 16, 8, 4, 2)]
-  assert len(set(channels)) > 1, "some blocks project and some do not"
-  tensors = draw(rng, growing_shapes(channels, coordinates=2, strided=False))
-  unused = {"module.encode_layer.weight": np.zeros((9, 4, 2, 2), np.float32)}
-  found = discriminators.progressive_discriminator({f"module.{k}": x for k, x in tensors.items()} | unused)
-  assert shapes(found) == shapes(jax.eval_shape(net.init_params, jax.random.key(0))["params"])
-  kernel = found["blocks_32"]["conv_0"]["kernel"]
-  assert kernel[2, 0, 1, 0] == tensors["layers.0.network.0.conv.weight"][0, 1, 2, 0]
-  for coord in (True, False):
-    plain = dict(coordinates=2 * coord, strided=True, answers=1, coord_name=coord)
-    strided = StridedDiscriminator(max_resolution=32, width_multiplier=0.01, coord=coord)
-    found = discriminators.strided_discriminator(draw(rng, growing_shapes(channels, **plain)))
-    assert shapes(found) == shapes(jax.eval_shape(strided.init_params, jax.random.key(0))["params"])
-  for wrong in ({}, {"a": np.zeros(3, np.float32)}, {k: x for k, x in tensors.items() if "proj" not in k}):
-    with pytest.raises(Unreadable):
-      discriminators.progressive_discriminator(wrong)
-
-
-def test_the_patch_discriminator_fits_and_keeps_its_singular_vectors(rng):
-  net = PatchDiscriminator(resolution=16, width_multiplier=0.02)
-  expected = jax.eval_shape(net.init_params, jax.random.key(0))
-  kernels = [layer["kernel"].shape for _, layer in sorted(expected["params"].items())]
-  named = {}
-  for index, (size, _, inputs, outputs) in zip((0, 3, 6), kernels, strict=True):
-    named[f"main.{index}.weight_orig"] = (outputs, inputs, size, size)
-    named |= {f"main.{index}.weight_u": (outputs,), f"main.{index}.weight_v": (inputs * size * size,)}
-  tensors = draw(rng, named)
-  found = discriminators.patch_discriminator(tensors)
-  assert shapes(found) == shapes(dict(expected))
-  # u^T W v is the same number in torch's order of axes and in ours.
-  weight, u, v = (tensors[f"main.3.weight_{part}"] for part in ("orig", "u", "v"))
-  ours = found["spectral"]["layers_1"]
-  kernel = found["params"]["layers_1"]["kernel"]
-  np.testing.assert_allclose(
-    np.einsum("hwio,o,hwi->", kernel, ours["u"], ours["v"]), u @ weight.reshape(len(u), -1) @ v, rtol=1e-4
-  )
-  with pytest.raises(Unreadable):
-    discriminators.patch_discriminator({"a": np.zeros(3, np.float32)})

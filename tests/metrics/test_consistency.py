@@ -12,8 +12,7 @@ from shapegan_jax.geometry.pixels import pixel_grid
 from shapegan_jax.geometry.rays import cast_rays, distance_to_depth
 from shapegan_jax.metrics import consistency
 from shapegan_jax.metrics.consistency import View
-from shapegan_jax.metrics.pose_light import light_error_deg, pose_error_deg
-from shapegan_jax.types import Lights
+from shapegan_jax.metrics.pose import pose_error_deg
 
 SIZE, RADIUS = 48, 0.08
 YAW = math.radians(20)
@@ -90,7 +89,7 @@ def test_weighted_variance_is_that_of_samples_counted_by_their_weights(rng):
   assert not counted
 
 
-def test_pose_and_light_errors_are_angles():
+def test_pose_errors_are_angles():
   degrees = jnp.deg2rad(jnp.array([10.0, 0.0, 0.001]))
   zero = jnp.zeros(3)
   np.testing.assert_allclose(pose_error_deg(degrees, zero, zero, zero), [10, 0, 0.001], rtol=1e-3)
@@ -99,5 +98,3 @@ def test_pose_and_light_errors_are_angles():
   pitch = jnp.deg2rad(jnp.full(3, 60.0))
   expected = math.degrees(math.acos(0.75 + 0.25 * math.cos(math.radians(10))))
   np.testing.assert_allclose(pose_error_deg(degrees, pitch, zero, pitch)[0], expected, rtol=1e-3)
-  above, ahead = Lights(jnp.array([0.3, 0.1, 0.0, 1.0])), Lights(jnp.array([-0.3, 0.9, 0.0, 0.0]))
-  np.testing.assert_allclose(light_error_deg(above, ahead), 45, rtol=1e-5)

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import assert_values, channels_last, original
+from published_discriminators import patch_discriminator, progressive_discriminator
 
 from shapegan_jax.convert import layouts
-from shapegan_jax.convert.discriminators import patch_discriminator, progressive_discriminator
 from shapegan_jax.convert.pigan_family import surface_slots
 from shapegan_jax.convert.torch_files import read_torch
 from shapegan_jax.convert.torch_values import tensors_of

@@ -1,4 +1,4 @@
-"""Published discriminators, for continued training: state dicts -> the variables of `networks`.
+"""Readers of published discriminators' state dicts, by which the package's networks are compared with the originals.
 
 Heads and layers that the authors' code contains but never uses are left out.
 """
@@ -27,18 +27,22 @@ def progressive_discriminator(tensors: Tensors) -> dict[str, Any]:
   Raises:
     Unreadable: a tensor is missing, left over, or of another shape.
   """
-  return _growing(tensors, conv="network.{}.conv", coordinates=2, projects=lambda n, m: n != m)
-
-
-def strided_discriminator(tensors: Tensors) -> dict[str, Any]:
-  """Parameters of `networks.discriminators.StridedDiscriminator`, with coordinates (pi-GAN, CelebA) or without (Cats).
-
-  Raises:
-    Unreadable: a tensor is missing, left over, or of another shape.
-  """
-  coord = "layers.0.network.0.conv.weight" in tensors
-  name = "network.{}.conv" if coord else "network.{}"
-  return _growing(tensors, conv=name, coordinates=2 * coord, projects=lambda n, m: True)
+  tensors = layouts.without_prefix(tensors)
+  tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_UNUSED)}
+  count = sum(name.startswith("fromRGB.") and name.endswith(".weight") for name in tensors) - 1
+  channels = [_shape(tensors, f"fromRGB.{i}.model.0.weight")[0] for i in range(count + 1)]
+  slots: list[Slot] = []
+  for i, n in enumerate(channels):
+    size = 2 ** (count + 1 - i)
+    slots += layouts.conv(f"fromRGB.{i}.model.0", f"entrances_{size}", 3, n, 1)
+    if i < count:
+      m, layer, block = channels[i + 1], f"layers.{i}", f"blocks_{size}"
+      slots += layouts.conv(f"{layer}.network.0.conv", f"{block}/conv_0", n + 2, m, 3)
+      slots += layouts.conv(f"{layer}.network.2.conv", f"{block}/conv_1", m + 2, m, 3)
+      if n != m:
+        slots += layouts.conv(f"{layer}.proj", f"{block}/skip", n, m, 1)
+  slots += layouts.conv("final_layer", "heads", channels[-1], _shape(tensors, "final_layer.weight")[0], 2)
+  return layouts.fill(slots, tensors)
 
 
 def patch_discriminator(tensors: Tensors) -> dict[str, Any]:
@@ -65,27 +69,6 @@ def patch_discriminator(tensors: Tensors) -> dict[str, Any]:
     height, width, inputs, _ = variables["params"][name]["kernel"].shape
     layer["v"] = np.ascontiguousarray(layer["v"].reshape(inputs, height, width).transpose(1, 2, 0))
   return variables
-
-
-def _growing(tensors: Tensors, *, conv: str, coordinates: int, projects: Any) -> dict[str, Any]:
-  tensors = layouts.without_prefix(tensors)
-  tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_UNUSED)}
-  count = sum(name.startswith("fromRGB.") and name.endswith(".weight") for name in tensors) - 1
-  channels = [_shape(tensors, f"fromRGB.{i}.model.0.weight")[0] for i in range(count + 1)]
-  slots: list[Slot] = []
-  for i, n in enumerate(channels):
-    size = 2 ** (count + 1 - i)
-    slots += layouts.conv(f"fromRGB.{i}.model.0", f"entrances_{size}", 3, n, 1)
-    if i < count:
-      m, layer, block = channels[i + 1], f"layers.{i}", f"blocks_{size}"
-      slots += layouts.conv(f"{layer}.{conv.format(0)}", f"{block}/conv_0", n + coordinates, m, 3)
-      slots += layouts.conv(f"{layer}.{conv.format(2)}", f"{block}/conv_1", m + coordinates, m, 3)
-      if projects(n, m):
-        slots += layouts.conv(f"{layer}.proj", f"{block}/skip", n, m, 1)
-  if not slots:
-    raise Unreadable(f"has no fromRGB layers; {_NOT_ONE}")
-  slots += layouts.conv("final_layer", "heads", channels[-1], _shape(tensors, "final_layer.weight")[0], 2)
-  return layouts.fill(slots, tensors)
 
 
 def _shape(tensors: Tensors, name: str) -> tuple[int, ...]:
