@@ -17,7 +17,7 @@ from shapegan_jax.inversion.encoder import EncoderConfig, read_encoder, train_en
 from shapegan_jax.inversion.latent_space import Point, fingerprint, measure
 from shapegan_jax.inversion.optimization import InversionConfig, InversionStage, Inverter, psnr
 from shapegan_jax.methods.catalog import build
-from shapegan_jax.metrics.pose_light import pose_error_deg
+from shapegan_jax.metrics.pose import pose_error_deg
 from shapegan_jax.model import Model
 from shapegan_jax.types import Codes, Lights
 
