@@ -18,7 +18,7 @@ def surface_inputs(
 ) -> tuple[Float[Array, "b m"], Float[Array, "b 2"]]:
   """The inputs (codes, pose) of `SurfaceNet`: raw codes / 10, and 10 * (polar angles - pi/2) = -10 * (pitch, yaw).
 
-  `codes` are (frequencies, phases). Tracking must not influence the field, so no gradient flows to the codes or the pose.
+  `codes` are (frequencies, phases). Tracking must not influence the field, so no gradient flows to codes or pose.
   """
   flat = jnp.concatenate(codes, -1) / 10
   return jax.lax.stop_gradient((flat, -10 * jnp.stack([pitch, yaw], -1)))
