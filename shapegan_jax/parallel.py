@@ -3,7 +3,7 @@ rays of each image are sharded over `rays`; the state is replicated.
 
 The program is written as if for one device. `jit` receives a replicated state and a sharded batch and lets XLA insert
 the reductions over devices, so batch statistics (top-k, minibatch standard deviation) are those of the global batch.
-Loops over chunks of work run under `shard_map` instead (`share_rays`, `in_parts`): XLA would reduce gradients in every
+Loops over chunks of work run under `shard_map` instead (`share_rays`, `in_micro_batches`): XLA would reduce gradients in every
 iteration of such a loop, where one reduction after it is enough.
 """
 
@@ -202,21 +202,23 @@ def share_rays(
   return over_batch(_shared(function, specs, specs[-1], {DATA: b, RAYS: n})(params, instances, over_batch(rays)))
 
 
-def in_parts(function: Callable[[PyTree, PyTree], PyTree], params: PyTree, rows: PyTree, *, parts: int) -> PyTree:
-  """`function(params, rows)`, computed in `parts` micro-batches so that memory holds one at a time. Its gradient is
+def in_micro_batches(
+  function: Callable[[PyTree, PyTree], PyTree], params: PyTree, rows: PyTree, *, count: int
+) -> PyTree:
+  """`function(params, rows)`, computed in `count` micro-batches so that memory holds one at a time. Its gradient is
   accumulated over them (gradient accumulation); the backward pass recomputes each micro-batch.
 
   Args:
     function: returns arrays [b, ...]; every row must be computed independently of the others.
     params: their gradient is summed over the micro-batches, and then once over the devices.
-    rows: arrays [b, ...]; `parts` divides b. Each device splits its own rows, into fewer parts if it has fewer rows.
+    rows: arrays [b, ...]; `count` divides b. Each device splits its own rows, into fewer if it has fewer rows.
   """
-  if parts == 1:
+  if count == 1:
     return function(params, rows)
 
   def accumulate(params: PyTree, rows: PyTree) -> PyTree:
-    count = math.gcd(parts, jax.tree.leaves(rows)[0].shape[0])
-    micro_batches = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), rows)
+    own = math.gcd(count, jax.tree.leaves(rows)[0].shape[0])
+    micro_batches = jax.tree.map(lambda x: x.reshape(own, -1, *x.shape[1:]), rows)
     outputs = jax.lax.map(jax.checkpoint(lambda micro_batch: function(params, micro_batch)), micro_batches)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
 

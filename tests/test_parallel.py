@@ -107,7 +107,7 @@ def test_parts_in_turn_are_the_whole_in_less_memory(shape, rng):
     return x.mean((1, 2))
 
   def loss(w, x, parts):
-    return jnp.sum(parallel.in_parts(deep, w, x, parts=parts) ** 2)
+    return jnp.sum(parallel.in_micro_batches(deep, w, x, count=parts) ** 2)
 
   mesh = jax.sharding.Mesh(np.array(jax.devices()[: shape[0]]).reshape(shape), ("data", "rays"))
   args = parallel.put_replicated(mesh, weights), parallel.put_batch(mesh, np.asarray(rows))

@@ -1,7 +1,7 @@
 """The training loop's test double: a method with four parameters whose pictures are a shaded ball, and its data set.
 
 Run as a program it trains in a process of its own: `python toy_method.py WORKDIR NUM_STEPS [DELAY] [COORDINATOR N ID]`.
-Its pictures' pixels are rays, and its step has both kinds of shared work (`parallel.share_rays`, `parallel.in_parts`).
+Its pictures' pixels are rays, and its step has both kinds of shared work (`parallel.share_rays`, `parallel.in_micro_batches`).
 """
 
 import dataclasses
@@ -73,7 +73,7 @@ class ToyMethod:
 
     def loss_of(generator):
       fakes = parallel.share_rays(draw, generator, noise, grain)
-      means = parallel.in_parts(lambda scale, x: scale[None] * x.mean(1), jnp.ones(3), fakes, parts=2)
+      means = parallel.in_micro_batches(lambda scale, x: scale[None] * x.mean(1), jnp.ones(3), fakes, count=2)
       color = jnp.mean((means.mean(0) - batch["image"].mean((0, 1, 2))) ** 2)
       radius = jnp.mean((generator["radius"] - 0.08) ** 2)
       return color + radius, {"color": color, "radius": radius}

@@ -200,7 +200,7 @@ class AdversarialMethod(abc.ABC):
     def score(discriminator: tuple[PyTree, PyTree], image: Array) -> DiscriminatorOutput:
       return self.discriminate(*discriminator, image, anneals, stage)
 
-    return parallel.in_parts(score, discriminator, image, parts=stage.micro_batches)
+    return parallel.in_micro_batches(score, discriminator, image, count=stage.micro_batches)
 
   def _discriminator_step(
     self,
@@ -226,10 +226,10 @@ class AdversarialMethod(abc.ABC):
 
     def loss_of(disc_params: PyTree) -> tuple[Array, dict[str, Array]]:
       discriminator, goals = (disc_params, extra), self.objectives
-      r1, on_real = parallel.in_parts(penalised, discriminator, real, parts=stage.micro_batches)
+      r1, on_real = parallel.in_micro_batches(penalised, discriminator, real, count=stage.micro_batches)
       terms = {"r1": 0.5 * anneals.get("r1", goals.r1) * r1.mean()}
       if goals.r2:
-        r2, output = parallel.in_parts(penalised, discriminator, fakes.image, parts=stage.micro_batches)
+        r2, output = parallel.in_micro_batches(penalised, discriminator, fakes.image, count=stage.micro_batches)
         terms["r2"] = 0.5 * goals.r2 * r2.mean()
       else:
         output = self._scored(discriminator, fakes.image, anneals, stage)
