@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common, pigan, shadegan
+from configs import common, gof_shaded, graf, pigan, shadegan
 from shapegan_jax.geometry.cameras import to_polar
+from shapegan_jax.geometry.pixels import draw_patches, patch_points, read_patches
 from shapegan_jax.methods.base import sample_scene
 from shapegan_jax.methods.catalog import build
 from shapegan_jax.methods.volume_gan.renderer import Renderer
@@ -43,8 +44,10 @@ def asked(monkeypatch):
     last.update(vars(self))
     noise = self.sampler.draw(key, (batch, n), noise_std=noise_std)
     last.update(codes=codes, cameras=cameras, rays=rays, lights=lights, window=window, noise=noise, key=key)
+    last["noise_std"] = noise_std
     shape = (batch, int(n**0.5), int(n**0.5))
-    return Rendering(rgb=jnp.full((*shape, 3), GREY), distance=jnp.ones(shape))
+    extras = {"root": jnp.ones(shape), "found": jnp.ones(shape, bool)}
+    return Rendering(rgb=jnp.full((*shape, 3), GREY), distance=jnp.ones(shape), extras=extras)
 
   monkeypatch.setattr(Renderer, "__call__", call)
   return last
@@ -70,6 +73,74 @@ def test_latents_poses_and_lights_are_drawn_by_streams_of_their_own(draw, key):
   np.testing.assert_array_equal(scene.cameras.yaw, yaw)
   np.testing.assert_array_equal(scene.cameras.pitch, pitch)
   np.testing.assert_array_equal(scene.lights.code, lights.code)
+
+
+METHODS = {
+  "pigan": (pigan, "celeba"),
+  "shadegan": (shadegan, "celeba"),
+  "gof": (gof_shaded, "smoke"),
+  "graf": (graf, "celeba"),
+}
+
+
+def built(name):
+  """The method without the terms that need what a renderer would find."""
+  method = published(*METHODS[name])
+  if name != "gof":
+    return method
+  return dataclasses.replace(method, regularisers=dataclasses.replace(method.regularisers, opacity=0.0, normal=0.0))
+
+
+def assert_scene(asked, method, params, latents, cameras, lights):
+  """The renderer was given these instances, each with its own camera and light."""
+  for found, expected in zip(asked["codes"], method.generator.codes(params, latents), strict=True):
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+  jax.tree.map(np.testing.assert_array_equal, asked["cameras"], cameras)
+  np.testing.assert_allclose(asked["rays"].origins[:, 0], cameras.cam2world[:, :3, 3], atol=1e-6)
+  assert (asked["lights"] is None) == (lights is None)
+  if lights is not None:
+    np.testing.assert_array_equal(asked["lights"].code, lights.code)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_trains_on_the_latents_cameras_and_lights_of_its_streams(asked, key, name):
+  method = built(name)
+  params, n = method.init_generator(key), 4
+  stage, anneals = method.plan(0)
+  method.generate(params, key, traced(anneals), stage=dataclasses.replace(stage, batch_size=n))
+  latents = jax.random.normal(stream(key, "latents"), (n, method.generator.latent_dim))
+  cameras = method.cameras.sample(stream(key, "cameras"), n)
+  lights = method.lighting.prior.sample(stream(key, "lights"), (n,)) if name in ("shadegan", "gof") else None
+  assert_scene(asked, method, params, latents, cameras, lights)
+  assert (jax.random.key_data(asked["key"]) == jax.random.key_data(stream(key, "samples"))).all()
+
+
+@pytest.mark.parametrize(("name", "how"), [*((name, "render") for name in METHODS), ("gof", "render_surface")])
+def test_each_method_draws_the_scene_that_it_is_given(asked, key, name, how):
+  method = built(name)
+  params = method.init_generator(key)
+  scene = sample_scene(method, jax.random.key(5), 3)
+  getattr(method, how)(params, scene, resolution=4)
+  assert_scene(asked, method, params, scene.latents, scene.cameras, scene.lights)
+  assert asked["key"] is None
+  assert asked["noise_std"] is None
+
+
+def test_fake_and_real_patches_lie_where_their_own_keys_and_the_schedule_say(asked, key):
+  method = built("graf")
+  stage, anneals = method.plan(150_000)
+  stage, size = dataclasses.replace(stage, batch_size=64), method.patches.size
+  assert 0.25 < (least := anneals["patch_scale_min"]) < 0.5
+  method.generate(method.init_generator(key), key, traced(anneals), stage=stage)
+  lines = draw_patches(stream(key, "patches"), 64, size, min_scale=least)
+  points = patch_points(*lines, stage.resolution, stage.resolution, align="left").reshape(64, -1, 2)
+  rays, cameras = asked["rays"], asked["cameras"]
+  local = jnp.einsum("bji,bnj->bni", cameras.cam2world[:, :3, :3], rays.directions, precision="highest")
+  found = local[..., :2] / (-local[..., 2:] * jnp.tan(cameras.fov / 2)[:, None, None])
+  np.testing.assert_allclose(found, points, atol=1e-4)
+  image = jax.random.uniform(key, (64, 8, 8, 3))
+  real = method.real_images(image, jax.random.key(6), traced(anneals), stage=stage)
+  np.testing.assert_allclose(real, read_patches(image, *draw_patches(jax.random.key(6), 64, size, min_scale=least)))
 
 
 def test_a_training_batch_is_rendered_with_the_stages_samples_noise_and_random_draws(asked, key):

@@ -39,6 +39,10 @@ class Discriminator(nn.Module):
     return self.init(key, jnp.zeros((1, 2, 2, 3)), 1.0)
 
 
+def dimmed(image, key):
+  return image * jax.random.uniform(key, (len(image), 1, 1, 1))
+
+
 @dataclasses.dataclass(frozen=True)
 class Toy(AdversarialMethod):
   """Pictures that are linear in the latent, squashed."""
@@ -50,6 +54,10 @@ class Toy(AdversarialMethod):
     latents = jax.random.normal(key, (stage.batch_size, 4))
     image = jnp.tanh(latents @ gen_params["w"]).reshape(-1, 2, 2, 3)
     return Fakes(image=image, latents=latents, pose=latents[:, :2] + image[:, 0, 0, :2])
+
+  def real_images(self, image, key, anneals, *, stage):
+    """As GRAF's, random: here dimmed."""
+    return dimmed(image, key)
 
   def extra_losses(self, gen_params, fakes):
     return {"size": 0.3 * jnp.mean(fakes.image**2)}
@@ -119,8 +127,8 @@ def test_two_updates_are_the_published_steps_written_out(shared):
 
     gen_key, before = stream(key, "generator", n - 1), disc
     fakes_key = gen_key if shared else stream(key, "discriminator", n - 1)
-    fakes = method.generate(gen, fakes_key, ANNEALS, stage=STAGE)
-    loss, grads = jax.value_and_grad(discriminator_loss)(disc, method.discriminator, jnp.asarray(image), fakes)
+    fakes, real = method.generate(gen, fakes_key, ANNEALS, stage=STAGE), dimmed(image, stream(key, "real", n - 1))
+    loss, grads = jax.value_and_grad(discriminator_loss)(disc, method.discriminator, real, fakes)
     np.testing.assert_allclose(metrics["disc/gradient_norm"], norm(grads), rtol=1e-4)
     settings = {"clip": DISCRIMINATOR_CLIP, "rate": RATES["discriminator_rate"]}
     disc, disc_squares = descend(disc, grads, disc_squares, n, **settings)
@@ -156,9 +164,10 @@ def test_a_paired_update_compares_with_the_real_batch_and_penalises_both_sides()
   optimizers = Optimizers(clip=0.0, discriminator_clip=0.0)
   method = Toy(Discriminator(), table, table.expand(), PAIRED, optimizers, AVERAGES, LOSSES[PAIRED.loss])
   key, state = jax.random.key(3), method.init(jax.random.key(0))
-  real = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, 2, 2, 3)), jnp.float32)
+  image = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, 2, 2, 3)), jnp.float32)
   anneals = ANNEALS | {"topk": jnp.float32(1.0)}
-  after, metrics = method.update(state, {"image": real}, key, anneals, stage=STAGE)
+  after, metrics = method.update(state, {"image": image}, key, anneals, stage=STAGE)
+  real = dimmed(image, stream(key, "real", 0))
 
   fakes = method.generate(state.gen_params, stream(key, "discriminator", 0), anneals, stage=STAGE)
   loss = discriminator_loss(state.disc_params, method.discriminator, real, fakes, paired=True)
