@@ -130,7 +130,8 @@ def test_fake_and_real_patches_lie_where_their_own_keys_and_the_schedule_say(ask
   method = built("graf")
   stage, anneals = method.plan(150_000)
   stage, size = dataclasses.replace(stage, batch_size=64), method.patches.size
-  assert 0.25 < (least := anneals["patch_scale_min"]) < 0.5
+  least = anneals["patch_scale_min"]
+  assert 0.25 < least < 0.5
   method.generate(method.init_generator(key), key, traced(anneals), stage=stage)
   lines = draw_patches(stream(key, "patches"), 64, size, min_scale=least)
   points = patch_points(*lines, stage.resolution, stage.resolution, align="left").reshape(64, -1, 2)
