@@ -3,8 +3,8 @@ rays of each image are sharded over `rays`; the state is replicated.
 
 The program is written as if for one device. `jit` receives a replicated state and a sharded batch and lets XLA insert
 the reductions over devices, so batch statistics (top-k, minibatch standard deviation) are those of the global batch.
-Loops over chunks of work run under `shard_map` instead (`share_rays`, `in_micro_batches`): XLA would reduce gradients in every
-iteration of such a loop, where one reduction after it is enough.
+Loops over chunks of work run under `shard_map` instead (`share_rays`, `in_micro_batches`): XLA would reduce gradients
+in every iteration of such a loop, where one reduction after it is enough.
 """
 
 from __future__ import annotations
