@@ -1,4 +1,4 @@
-"""Rows of a record in batches that are all equally long, so that one compiled program serves them all."""
+"""Rows of a record in batches of equal length, so that one compiled program serves them all."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 
 def padded_batches(tree: T, size: int) -> Iterator[tuple[T, int]]:
-  """(`size` rows of the leaves [n, ...], how many of them are new), until all n were.
+  """Batches (`size` rows of the leaves [n, ...], how many of these rows are new) that cover all n rows.
 
-  The last batch is filled up by repeating the last row; its results are cut back to the new ones by whoever asked.
+  The last batch is padded by repeating the last row; the caller drops the results of the padding.
   """
   n = jax.tree.leaves(tree)[0].shape[0]
   for start in range(0, n, size):

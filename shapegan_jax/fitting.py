@@ -1,7 +1,7 @@
-"""A network fitted to pairs: depth networks and encoders that learn from what a generator draws.
+"""Fitting of networks by regression: depth networks and encoders that are trained on generated pictures.
 
 The third, small engine beside the adversarial and the staged one: Adam on a loss of batches that are a function of the
-step alone, so that a run stopped at any moment goes on from its newest checkpoint exactly as it would have.
+step alone, so that an interrupted run resumes from its newest checkpoint exactly as it would have continued.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def fit(
 
   Args:
     loss: (params, batch) -> scalar; it is jitted.
-    params: where to start.
+    params: the initial parameters.
     batch_of: step -> batch (a pytree of arrays), the same for the same step.
-    config: how long and how fast.
-    workdir: where checkpoints go; a fit found there is taken up again. None: nothing is saved.
-    identity: plain settings that say what is fitted to what; a workdir of another identity is refused.
-    label: what the progress bar says.
+    config: steps and learning rate.
+    workdir: where checkpoints go; a fit found there is resumed. None: nothing is saved.
+    identity: plain settings that identify the network and its data; a workdir of another identity is refused.
+    label: of the progress bar.
 
   Raises:
     UserError: the workdir belongs to another fit, or the loss is no longer finite.

@@ -1,4 +1,4 @@
-"""The update of a stage as one compiled program: the one that trains, and the one that is planned with."""
+"""The update of a stage as one compiled program, for training and for planning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shapegan_jax.types import PyTree
 
 
 def trace_update(method: Method, mesh: Mesh, stage: Stage, arguments: tuple[PyTree, ...]) -> jax.stages.Traced:
-  """The update of a stage on a mesh, to be lowered and compiled; it takes the old state's memory for the new one.
+  """The update of a stage on a mesh, to be lowered and compiled; the new state reuses the memory of the old one.
 
   `arguments` are (state, batch, key, anneals), on the devices or as `abstract_arguments`.
   """
@@ -28,7 +28,7 @@ def trace_update(method: Method, mesh: Mesh, stage: Stage, arguments: tuple[PyTr
 
 
 def abstract_arguments(method: Method, mesh: Mesh, step: int) -> tuple[PyTree, ...]:
-  """(state, batch, key, anneals) of the update at `step`, as shapes that say where they lie: nothing is allocated."""
+  """(state, batch, key, anneals) of the update at `step`, as shapes with shardings: nothing is allocated."""
   stage, plan = method.plan(step)
   whole, cut = parallel.replicated(mesh), parallel.batch_sharded(mesh)
   key = jax.eval_shape(lambda: root_key(0))
@@ -42,7 +42,7 @@ def abstract_arguments(method: Method, mesh: Mesh, step: int) -> tuple[PyTree, .
 
 
 def stage_words(stage: Stage) -> str:
-  """A stage in a line: its size, then whatever else differs from its class's defaults."""
+  """A stage in a line: its size, then the fields that differ from the defaults of its class."""
   fields = [f for f in dataclasses.fields(stage) if f.name not in ("resolution", "batch_size")]
   odd = {f.name: getattr(stage, f.name) for f in fields if getattr(stage, f.name) != f.default}
   named = [name if value is True else f"{name} {value}" for name, value in odd.items()]

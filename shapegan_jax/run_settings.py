@@ -1,6 +1,6 @@
-"""What a run reads of its config beside the sections of its method: steps, previews, checkpoints, measures, data.
+"""The settings of a run besides those of its method: steps, previews, checkpoints, measures and data.
 
-Where a config is silent, nothing is shown, saved or measured before the last step.
+By default nothing is previewed, saved or measured before the last step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FeatureName = Literal["random", "alexnet", "vgg16", "inception"]
 
 @dataclasses.dataclass(frozen=True)
 class PreviewConfig:
-  """When a picture of `count` fixed latents is written: every `every` steps (0: never), once after `first`, and last.
+  """A preview of `count` fixed latents is written every `every` steps (0: never), after step `first`, and at the end.
 
   `resolution` None: that of the last stage.
   """
@@ -41,18 +41,18 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-  """What is measured (`evaluation.measures`), how often and of how many samples; 0 leaves it out.
+  """What is measured (`evaluation.measures`), how often and on how many samples; 0 switches a measure off.
 
   Attributes:
-    measures, training_measures: by name, what --mode=eval measures and what training logs.
+    measures, training_measures: names of the measures of --mode=eval and of those that training logs.
     every: steps between measurements in training.
-    samples, final_samples: of shapes, in training, and at its end and by --mode=eval (0: `samples`).
-    images, final_images: pictures that are compared with real ones, in training and by --mode=eval.
-    resolution: at which shapes are judged; None: that of the last stage.
-    views: shapes that --mode=eval sees from two sides.
-    features, features_file: the network that compares pictures, and its weights.
-    depth_pairs, depth_steps: how many generated pairs train a depth network by --mode=eval, and for how many steps.
-    columns: of the preview that --mode=eval draws.
+    samples, final_samples: number of shapes in training; at its end and by --mode=eval (0: `samples`).
+    images, final_images: number of pictures compared with real ones, in training and by --mode=eval.
+    resolution: of the measured shapes; None: that of the last stage.
+    views: number of shapes that --mode=eval compares between views.
+    features, features_file: the network whose features compare pictures, and its weights.
+    depth_pairs, depth_steps: number of generated pairs that --mode=eval trains a depth network on, and of steps.
+    columns: of the preview that --mode=eval renders.
   """
 
   measures: tuple[str, ...] = ("health", "views", "images", "depth")
@@ -72,12 +72,12 @@ class EvaluationConfig:
 
 
 RUN_SECTIONS: Schema = {"preview": PreviewConfig, "checkpoint": CheckpointConfig, "evaluation": EvaluationConfig}
-"""The sections that the runners read, whatever the method."""
+"""The sections that are the same for every method."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-  """`num_steps` updates with random numbers of `seed`, a line in the log every `log_every`, and the sections."""
+  """`num_steps` updates with random numbers from `seed`, logged every `log_every` steps, and the sections."""
 
   seed: Natural = 0
   num_steps: Natural = 1000
@@ -91,14 +91,14 @@ SCALARS = {"seed": Natural, "num_steps": Natural, "log_every": Count}
 
 
 def check_run(config: Mapping[str, Any], *, data: bool = True) -> RunSettings:
-  """The settings of a run, all of which may be missing; what the method reads is not looked at.
+  """The settings of a run, all of which have defaults. The sections of the method are ignored.
 
   Args:
     config: plain nested settings (`ConfigDict.to_dict()`).
-    data: whether the section `data` must name one of the package's own sets; False where a source is given.
+    data: whether `data` must name one of the package's data sets; False if a source is given.
 
   Raises:
-    UserError: the first setting that does not exist, or whose value may not stand there.
+    UserError: the first unknown setting or invalid value.
   """
   scalars = {name: _whole_number(config[name], name) for name in SCALARS if name in config}
   sections = {name: section(cls, config.get(name), name) for name, cls in RUN_SECTIONS.items()}

@@ -65,3 +65,13 @@ def examples_before(stages: Stages[StageT], step: int) -> int:
 def stages_between(stages: Stages[StageT], first_step: int, end_step: int) -> list[StageT]:
   """The stages in force at some step in [first_step, end_step)."""
   return [stage for _, _, stage in steps_of_stages(stages, first_step, end_step)]
+
+
+def expected_seconds(stages: Stages[StageT], step: int, num_steps: int, seconds: float) -> float:
+  """Time from `step` to `num_steps` if the current step takes `seconds` and others scale with pixels times samples."""
+
+  def cost(stage: StageT) -> int:
+    return stage.batch_size * stage.resolution**2 * getattr(stage, "samples", 1)
+
+  work = sum(steps * cost(stage) for _, steps, stage in steps_of_stages(stages, step, num_steps))
+  return seconds * work / cost(stage_at(stages, step))

@@ -1,8 +1,9 @@
 """The training loop and nothing else: data, step, log, preview, save.
 
 Order of events for a step: its program is dispatched, the next batch is put on the device, and only then are the
-numbers of the step before read, so that neither waits for the other. A save first waits for its own step's numbers and
-refuses what is not finite. Keys and data are functions of the step, so a resumed run goes on exactly where it stopped.
+metrics of the previous step read, so that neither waits for the other. A save first waits for its own step's metrics
+and refuses what is not finite. Keys and data are functions of the step, so a resumed run continues exactly where it
+stopped.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from shapegan_jax.reporting.progress import Averages, Progress, byte_count, dura
 from shapegan_jax.reporting.writer import MetricsWriter, write_png
 from shapegan_jax.rng import root_key
 from shapegan_jax.run_settings import RunSettings, check_run
-from shapegan_jax.schedules import Stage, Stages, stage_at, steps_of_stages
+from shapegan_jax.schedules import Stage, expected_seconds
 from shapegan_jax.state import all_finite, nonfinite_names, parameter_count, parameter_table
 from shapegan_jax.types import Array, Key, PyTree
 
-TIMED_STEPS = 5  # after a compilation, from which the time to the end is foretold
+TIMED_STEPS = 5  # after a compilation, from which the remaining time is estimated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,17 +65,17 @@ class Run:
 def train(
   config: Mapping[str, Any], workdir: str | AnyPath, *, method: Method | None = None, source: Source | None = None
 ) -> PyTree:
-  """Train to `config["num_steps"]` updates, or go on from the workdir's newest checkpoint.
+  """Train to `config["num_steps"]` updates, resuming from the newest checkpoint of the workdir if there is one.
 
   Args:
     config: plain nested settings (`ConfigDict.to_dict()`).
     workdir: where config, checkpoints, logs and previews go.
-    method, source: in place of what the config names, for methods and data of your own.
+    method, source: used instead of what the config names, for your own methods and data.
 
-  Returns: the state after the last step done (the run may have been asked to stop before the end).
+  Returns: the state after the last completed step (the run may have been asked to stop early).
 
   Raises:
-    UserError: settings, data or workdir are at fault, or a number is no longer finite.
+    UserError: invalid settings, data or workdir, or a metric or parameter that is no longer finite.
   """
   settings = check_run(config, data=source is None)
   if method is None:
@@ -110,7 +111,7 @@ def train(
 
 
 def _loop(run: Run, state: PyTree, first_step: int, batches: Iterator[PyTree]) -> PyTree:
-  """The updates from `first_step` to the end; returns the last state."""
+  """Run the updates from `first_step` to the end and return the last state."""
   settings, programs, averages, alarmed = run.settings, {}, Averages(), []
   batch, pending, timed_from, begun = next(batches), None, first_step, 0.0
   with parallel.StopSignals() as stop:
@@ -141,14 +142,14 @@ def _loop(run: Run, state: PyTree, first_step: int, batches: Iterator[PyTree]) -
       if step == timed_from:  # the first step of a program also loads it
         begun = run.progress.seconds()
       elif step == timed_from + TIMED_STEPS:
-        _foretell(run, step, begun)
+        _estimate_duration(run, step, begun)
       if logging:
         _log(run, done, averages.take(), plan)
       with run.progress.paused():
         if saving:
           _save(run, state, done)
         if stopping:
-          run.progress.say(f"asked to stop: step {done} is saved; the same command goes on from there")
+          run.progress.say(f"asked to stop: step {done} is saved; the same command resumes from there")
           return state
         if showing:
           _preview(run, state, done)
@@ -172,7 +173,7 @@ def _restore_or_init(
 
 
 def _batches(run: Run, first_step: int) -> Iterator[PyTree]:
-  """Batches on the devices, beginning with that of `first_step`; empty ones for a method that looks at none."""
+  """Batches on the devices, from `first_step` on; empty for a method that uses no data."""
   if not run.method.uses_data:
     return iter(dict, None)
   rows = pipeline.batches(
@@ -188,14 +189,14 @@ def _batches(run: Run, first_step: int) -> Iterator[PyTree]:
 
 
 def _announce(run: Run, state: PyTree, first_step: int) -> None:
-  """What this run will do, before it does anything that takes long."""
+  """Report what this run will do before anything slow starts."""
   config, num_steps, say = run.config, run.settings.num_steps, run.progress.say
   if first_step >= num_steps:
     say(f"{run.workdir} is at step {first_step} already; --config.num_steps={2 * first_step} would train on")
     return
   say(f"training   {config['method']} in {run.workdir}, from step {first_step} to step {num_steps}")
   say(f"data       {config['data'].get('name', 'given')}, {len(run.source)} images")
-  shapes: dict[str, int] = {}  # consecutive stages may differ in what does not interest a reader
+  shapes: dict[str, int] = {}  # consecutive stages may differ only in details that are not shown
   for start, stage in run.method.stages:
     if start < num_steps:
       shapes.setdefault(stage_words(Stage(stage.resolution, stage.batch_size)), start)
@@ -205,12 +206,12 @@ def _announce(run: Run, state: PyTree, first_step: int) -> None:
   if parallel.is_writer():
     (run.workdir / "parameters.txt").write_text(parameter_table(generator) + "\n")
   used, idle = run.mesh.devices.size, jax.device_count() - run.mesh.devices.size
-  notice = f" ({idle} more stay idle: the number of devices must divide every batch)" if idle else ""
+  notice = f" ({idle} more are idle: the number of devices must divide every batch size)" if idle else ""
   say(f"devices    {used} x {run.mesh.devices.flat[0].device_kind}{notice}")
 
 
 def _compile(run: Run, stage: Stage, step: int, arguments: tuple[PyTree, ...]) -> jax.stages.Compiled:
-  """The update of a stage as one program; says what it costs."""
+  """Compile the update of a stage and report its cost."""
   begun = time.monotonic()
   program = trace_update(run.method, run.mesh, stage, arguments).lower().compile()
   cost = f"a step needs {byte_count(peak_bytes(program))} on each device"
@@ -219,25 +220,15 @@ def _compile(run: Run, stage: Stage, step: int, arguments: tuple[PyTree, ...]) -
   return program
 
 
-def _foretell(run: Run, step: int, begun: float) -> None:
-  """Say how long the run will take, from the time since the first step of a program."""
+def _estimate_duration(run: Run, step: int, begun: float) -> None:
+  """Report the estimated remaining time, from the time since the first step of a program."""
   seconds = (run.progress.seconds() - begun) / TIMED_STEPS
   left = expected_seconds(run.method.stages, step + 1, run.settings.num_steps, seconds)
   run.progress.say(f"duration   about {duration(left)} from here, at {seconds:.3g} s a step now")
 
 
-def expected_seconds(stages: Stages[Stage], step: int, num_steps: int, seconds: float) -> float:
-  """Time from `step` to `num_steps` if a step takes `seconds` now, and others in proportion to pixels times samples."""
-
-  def cost(stage: Stage) -> int:
-    return stage.batch_size * stage.resolution**2 * getattr(stage, "samples", 1)
-
-  work = sum(steps * cost(stage) for _, steps, stage in steps_of_stages(stages, step, num_steps))
-  return seconds * work / cost(stage_at(stages, step))
-
-
 def _read(run: Run, metrics: Mapping[str, Array], done: int) -> dict[str, float]:
-  """Wait for the numbers of update `done`. One that is not finite is written down and ends the run."""
+  """Wait for the metrics of update `done`. A non-finite one is logged and ends the run."""
   values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
   if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
     run.writer.scalars(done, values)
@@ -250,7 +241,7 @@ def _diverged(run: Run, what: str) -> UserError:
   saved = run.checkpoints.latest_step()
   return UserError(
     f"{what}; training stops and {'nothing' if saved is None else f'nothing after step {saved}'} is saved; "
-    "try lower learning rates (another --workdir), or look at metrics.jsonl for the step where it began"
+    "try lower learning rates (another --workdir), or look in metrics.jsonl for the step where it started"
   )
 
 
@@ -273,7 +264,7 @@ def _model(run: Run, state: PyTree, done: int) -> Model:
 
 
 def _preview(run: Run, state: PyTree, done: int) -> None:
-  """A picture of the fixed latents. Every process renders it (all must be free for the next step), one writes it."""
+  """A picture of the fixed latents. Every process renders it (the next step needs all of them); one writes it."""
   settings = run.settings.preview
   picture = preview(_model(run, state, done), count=settings.count, resolution=settings.resolution)
   if parallel.is_writer():
@@ -284,17 +275,17 @@ def _preview(run: Run, state: PyTree, done: int) -> None:
 
 
 def _measure(run: Run, state: PyTree, done: int, alarmed: list[str], *, samples: int) -> list[str]:
-  """Log the metrics; say which alarms began or ended. Returns the kinds of alarm that are on."""
+  """Log the measures and report alarms that started or ended. Returns the kinds of active alarms."""
   settings = {**dataclasses.asdict(run.settings.evaluation), "samples": samples}
   numbers = measure_all(run.measures, _model(run, state, done), run.source, settings, run.context)
   run.writer.scalars(done, numbers)
-  ringing = alarms(numbers)
-  for kind, sentence in ringing.items():
+  active = alarms(numbers)
+  for kind, sentence in active.items():
     if kind not in alarmed:
       run.progress.say(f"warning    step {done}: {sentence}")
-  for kind in sorted(set(alarmed) - set(ringing)):
+  for kind in sorted(set(alarmed) - set(active)):
     run.progress.say(f"well       step {done}: no longer {kind}")
-  return list(ringing)
+  return list(active)
 
 
 def _due(done: int, every: int, first: int = 0) -> bool:

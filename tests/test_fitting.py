@@ -1,4 +1,4 @@
-"""Fitting a network: it finds a known minimum, and a fit that stops goes on to the same bits."""
+"""Fitting a network: it finds a known minimum, and a fit that was stopped resumes to the same bits."""
 
 from __future__ import annotations
 

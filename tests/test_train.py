@@ -1,4 +1,4 @@
-"""The loop: whatever stops a run, going on gives what an uninterrupted run gives; and a bad run saves nothing."""
+"""The loop: a stopped run resumes to the bits of an uninterrupted one, and a diverged run saves nothing."""
 
 import json
 import os
@@ -23,8 +23,8 @@ from shapegan_jax.programs import abstract_arguments
 from shapegan_jax.reporting import previews
 from shapegan_jax.reporting.progress import Progress, duration
 from shapegan_jax.reporting.writer import MetricsWriter
-from shapegan_jax.schedules import Stage
-from shapegan_jax.train import expected_seconds, train
+from shapegan_jax.schedules import Stage, expected_seconds
+from shapegan_jax.train import train
 from shapegan_jax.types import Scene
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,8 +68,8 @@ def wait_for_step(process, workdir, step):
     time.sleep(0.02)
 
 
-def test_stopped_and_killed_runs_go_on_to_the_same_bits(tmp_path):
-  """SIGTERM at any step saves that step; after kill -9 the run goes on from the last whole checkpoint."""
+def test_stopped_and_killed_runs_resume_to_the_same_bits(tmp_path):
+  """SIGTERM at any step saves that step; after kill -9 the run resumes from the last complete checkpoint."""
   asked, killed = start_slow(tmp_path / "asked"), start_slow(tmp_path / "killed")
   wait_for_step(asked, tmp_path / "asked", 5)
   asked.send_signal(signal.SIGTERM)
@@ -80,7 +80,7 @@ def test_stopped_and_killed_runs_go_on_to_the_same_bits(tmp_path):
   assert asked.returncode == 0, said
   stopped_at = logged(tmp_path / "asked")[-1]["step"]
   assert saved_steps(tmp_path / "asked")[-1] == stopped_at
-  assert f"step {stopped_at} is saved; the same command goes on" in said
+  assert f"step {stopped_at} is saved; the same command resumes" in said
   assert killed.returncode == -signal.SIGKILL
   assert all(step % 3 == 0 for step in saved_steps(tmp_path / "killed"))
 

@@ -1,18 +1,18 @@
 """The papers' test of a generator's shapes: a network that learns depth from its pictures, tried on real ones.
 
 ShadeGAN (Pan et al. 2021, section 4) and GOF (Xu et al. 2021) render pictures with their depth, fit a convolutional
-network (Unsup3D's) to them, and measure its depth of real test pictures against ground truth. Neither released the code
-of the training. What they do not say is chosen here, and is the same for every generator and for the upper bound, which
-is trained on real pictures with their true depth:
+network (Unsup3D's) to them, and compare its depth of real test pictures with ground truth. Neither released the code
+of this training. What the papers leave open is chosen here, and is the same for every generator and for the upper
+bound, which is trained on real pictures with their true depth:
 
-- 1500 pairs (ShadeGAN: about 50 000), each of its own latent, pose and light drawn from the priors, without truncation,
-  stored as 8-bit pictures; every other one is mirrored as it is drawn into a batch.
-- the network is `networks.depth_net.MapNet`, 16 wide, tanh to [near, far], without the subtraction of the mean.
-- the loss is the mean of |depth - true depth| over the mask, and twice its mean change from pixel to pixel
-  (in both directions), without which so short a training leaves rough normals. A generated picture's mask is
-  acc > 1/2, a real one's is the data's. Pixels outside are background: they are seen in the picture and have no part in
-  the loss, so what the network says of them is not defined and is measured nowhere.
-- Adam at 2e-3 (warm-up, then a cosine) for 1500 batches of 32.
+- 1500 pairs (ShadeGAN: about 50 000), each with its own latent, pose and light sampled from the priors, without
+  truncation, stored as 8-bit pictures; each is mirrored with probability 1/2 whenever it enters a batch.
+- the network is `networks.depth_net.MapNet` of width 16, tanh to [near, far], without subtracting the mean.
+- the loss is the mean of |depth - true depth| over the mask, plus twice the mean absolute difference of that error
+  between neighbouring pixels (in both directions), without which so short a training leaves rough normals. The mask of
+  a generated picture is acc > 1/2, that of a real one comes with the data. Pixels outside are background: they are part
+  of the input but not of the loss, so the network's depth there is undefined and is never measured.
+- Adam with learning rate 2e-3 (warm-up, then a cosine) for 1500 batches of 32.
 
 Width, steps, rate and the second term were chosen by the test error of the upper bound, before any generator was tried.
 """
@@ -44,7 +44,7 @@ from shapegan_jax.types import Array, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class DepthProtocol:
-  """The free choices; see the module's docstring. `near` and `far` bound the depths that the network can say."""
+  """The free choices; see the module's docstring. `near` and `far` bound the depths that the network can predict."""
 
   pairs: int = 1500
   resolution: int = 64
@@ -98,9 +98,9 @@ class Pairs:
 def generated_pairs(
   method: Method, params: PyTree, protocol: DepthProtocol, folder: Path, *, chunk: int = 50, label: str = "pairs"
 ) -> Pairs:
-  """`protocol.pairs` pictures of a generator with their depth, kept in `folder` in files of `chunk` (resumable).
+  """`protocol.pairs` pictures of a generator with their depth, stored in `folder` in files of `chunk` (resumable).
 
-  Pair i depends on the parameters and on (seed, i // chunk) alone, so a larger set begins with a smaller one.
+  Pair i depends on the parameters and on (seed, i // chunk) alone, so a larger set starts with the smaller one.
 
   Raises:
     UserError: the folder holds pairs of something else, or cannot be written.
@@ -134,7 +134,7 @@ def train_depth_net(
 ) -> tuple[PyTree, float]:
   """(variables of `protocol.network` fitted to the pairs, mean loss of its last steps in world units).
 
-  What lies in `workdir` is gone on with; it is refused where it was fitted to other pairs.
+  A fit found in `workdir` is resumed, or refused if it was fitted to other pairs.
   """
   network = protocol.network
 
@@ -173,14 +173,14 @@ def estimate_depth(params: PyTree, images: np.ndarray, protocol: DepthProtocol, 
 
 
 def average_depth(pairs: Pairs) -> np.ndarray:
-  """[h, w]: each pixel's mean over the pictures in whose mask it lies; pixels in none have the mean of all pixels."""
+  """[h, w]: the mean of each pixel over the pictures whose mask contains it; where there is none, the mean of all."""
   count = pairs.mask.sum(0)
   total = np.where(pairs.mask, pairs.depth, 0.0).sum(0, dtype=np.float64)
   return np.where(count > 0, total / np.maximum(count, 1), total.sum() / max(count.sum(), 1)).astype(np.float32)
 
 
 def checksum(tree: PyTree) -> int:
-  """A number that tells trees of arrays apart."""
+  """A number that distinguishes trees of arrays."""
   value = 0
   for leaf in jax.tree.leaves(tree):
     value = zlib.crc32(np.ascontiguousarray(np.asarray(leaf)).tobytes(), value)
@@ -212,7 +212,7 @@ def _read(path: Path, identity: str) -> Pairs | None:
     with np.load(path) as file:
       kept: Mapping[str, np.ndarray] = {name: file[name] for name in file.files}
   except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise UserError(f"{path}: cannot be read ({error}); remove it and it is drawn again") from error
+    raise UserError(f"{path}: cannot be read ({error}); remove it and it is rendered again") from error
   if str(kept.get("identity")) != identity:
     raise UserError(f"{path}: holds pairs of another model or of other settings; choose another workdir or remove it")
   return Pairs(kept["images"], kept["depth"], kept["mask"])

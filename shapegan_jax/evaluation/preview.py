@@ -1,4 +1,4 @@
-"""The preview picture of a run: one fixed set of latents, so that pictures of different steps compare."""
+"""The preview picture of a run: one fixed set of latents, so that pictures of different steps are comparable."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from shapegan_jax.rng import root_key, stream
 
 
 def preview(model: Model, *, count: int, resolution: int | None = None) -> UInt8[np.ndarray, "height width 3"]:
-  """The preview picture: always the same `count` latents, lights and poses of the priors, then each at three yaws (of
-  methods without shape: at three truncations)."""
+  """The preview picture: always the same `count` latents, lights and poses, then each latent at three yaws (for methods
+  without shape: at three truncations)."""
   scene = model.sample_scene(count, stream(root_key(0), "preview"))
   latents, cameras, lights = scene.latents, scene.cameras, scene.lights
   front = model.render(latents, cameras, lights, resolution=resolution)

@@ -1,7 +1,7 @@
-"""How good the shapes of a generator are: depth against ground truth by the papers' protocol, one surface in all views.
+"""Quality of a generator's shapes: depth against ground truth by the papers' protocol, consistency between views.
 
-Everything is drawn from fixed keys, so that models are compared on the same latents, poses and lights (as far as their
-priors agree), and the same call always gives the same numbers.
+Everything is sampled with fixed keys, so that models are compared on the same latents, poses and lights (as far as
+their priors agree), and the same call always gives the same numbers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from shapegan_jax.rng import root_key, stream
 from shapegan_jax.types import Array, Cameras, Codes, Lights, PyTree, Rays, Rendering
 
 CONSTANT, MEAN, SUPERVISED = "constant", "mean", "supervised"
-"""Rows of a depth report that no generator has part in."""
+"""Rows of a depth report that involve no generator."""
 
 
 def depth_report(
@@ -55,8 +55,8 @@ def depth_report(
   """SIDE and MAD on the test split of a data set with ground truth, by the protocol of `evaluation.depth_protocol`.
 
   Args:
-    models: name -> generator. Each trains a depth network in `workdir/<name>`; what is there is gone on with.
-    workdir: for pairs, networks and, in each folder, `depth.png`: the first test pictures with what is said of them.
+    models: name -> generator. For each a depth network is trained in `workdir/<name>`, resuming what is there.
+    workdir: for pairs, networks and, in each folder, `depth.png`: the first test pictures with their estimated depth.
     data: the `data` section of a config; its `split` is ignored (train: the bounds; test: the errors).
     protocol: budget and free choices; None: the defaults.
     fov_deg: the test pictures' angle of view, which normals need.
@@ -102,7 +102,7 @@ def _truth(data: Mapping[str, Any], protocol: DepthProtocol | None) -> tuple[Dep
 
 
 def depth_row(estimated: np.ndarray, truth: Pairs, fov: float) -> dict[str, float]:
-  """Numbers of a row from depth maps [n, h, w]. A network has an opinion everywhere, so the mask is the truth's."""
+  """Numbers of a row from depth maps [n, h, w], within the true mask (networks predict depth everywhere)."""
   mask = depth_errors.common_mask(np.ones_like(truth.mask), truth.mask)
   side = 100 * np.asarray(depth_errors.side(estimated, truth.depth, mask))
   mad, released = (
@@ -123,10 +123,10 @@ def depth_picture(estimated: np.ndarray, truth: Pairs, fov: float) -> UInt8[np.n
   mask = truth.mask[..., None].astype(np.float64)
 
   def normals(depth: np.ndarray) -> np.ndarray:
-    # From Unsup3D's frame to colours in the camera's: what looks at you is light blue.
+    # From Unsup3D's frame to colours in the camera's: what faces the viewer is light blue.
     return (np.asarray(depth_errors.normals(jnp.asarray(depth), fov=fov)) * np.array([-1, 1, 1]) + 1) / 2
 
-  # Depth is known but for a factor.
+  # Depth is known up to a factor.
   factor = np.mean(truth.depth[truth.mask]) / np.mean(estimated[truth.mask])
   both = depth_colors(np.concatenate([truth.depth, factor * estimated]), np.concatenate([mask, mask])[..., 0])
   maps = np.split(both, 2) + [normals(truth.depth), normals(estimated)]
@@ -144,13 +144,13 @@ def view_consistency(
   tolerance: float = 0.01,
   batch: int = 8,
 ) -> dict[str, float]:
-  """The front view laid onto the views at -+`yaw_deg` by its own depth (`metrics.consistency.view_errors`).
+  """The front view warped to the views at -+`yaw_deg` by its own depth (`metrics.consistency.view_errors`).
 
-  Solid pixels have acc > 1/2; a point more than `tolerance` of its depth behind the other view's surface is taken to be
+  Solid pixels have acc > 1/2; a point more than `tolerance` of its depth behind the other view's surface counts as
   hidden there.
 
   Returns: `view/color_error` (mean |rgb - rgb'| in [0, 1]), `view/depth_error` (mean |depth - depth'| / depth'),
-  `view/common_share` of the solid pixels. Means over samples and both sides.
+  `view/common_share` (of the solid pixels). Means over samples and both sides.
   """
   yaw = math.radians(yaw_deg)
   scene = model.sample_scene(samples, stream(root_key(0), "view_consistency"))
@@ -188,11 +188,11 @@ def weighted_variance(
   """GOF's measure of how thick a surface is: the variance of the distance under the weights of a ray's samples.
 
   As its authors measure it: `points` even samples between near and far, whatever the model's own sampler is; poses from
-  the prior; rays whose weights sum to more than 0.99. Of an occupancy field (GOF), which is opaque by degrees wherever
-  its logit is finite, only what lies at most half its first sampling region's half width before the surface counts.
+  the prior; rays whose weights sum to more than 0.99. An occupancy field (GOF) is slightly opaque wherever its logit is
+  finite, so only what lies at most `FieldMethod.surface_margin` in front of its surface counts.
 
   Returns: `shape/weighted_variance_e4` (squared world units times 10^4; mean over rays, then over samples) and
-  `shape/opaque_share`, the part of all rays that counted.
+  `shape/opaque_share`, the share of all rays that counted.
   """
   resolution = resolution or model.resolution
   measure = jax.jit(lambda params, *inputs: _ray_variance(model.method, params, *inputs, resolution, points))
@@ -236,7 +236,7 @@ def _ray_variance(
       alphas = jnp.where(bracket.found[..., None] & (t <= root[..., None] - before), 0.0, alphas)
     return consistency.weighted_variance(weights_from_alphas(alphas), t)
 
-  # Row by row: all points of a picture at once would be some hundred megabytes.
+  # Row by row: all points of a picture at once would take several hundred megabytes.
   b = rays.near.shape[0]
   rows = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(b, resolution, resolution, *x.shape[2:]), 1, 0), rays)
   variance, opaque = jax.lax.map(one_row, rows)

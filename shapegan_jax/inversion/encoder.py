@@ -1,10 +1,10 @@
-"""An encoder: where the inversion of a photograph may start. A network that learns from what its generator draws.
+"""An encoder that initialises the inversion of photographs. It is trained on pictures of its own generator.
 
-Pictures of latents, poses and lights from the priors are rendered once and kept. The network of
-`networks.image_encoders` learns to tell from a picture, a little blurred and noisy, the codes, the pose and the light
-it was drawn with, all in the generator's own statistics. The loss is the sum of the three mean squared errors.
-ShadeGAN's published encoder also compares the picture drawn from its answer, leaves the light out of the loss, and
-starts from the discriminator.
+Pictures of latents, poses and lights from the priors are rendered once and stored. The network of
+`networks.image_encoders` learns to predict, from a slightly blurred and noisy picture, the codes, pose and light it was
+rendered with, all standardised by the statistics of the generator. The loss is the sum of the three mean squared
+errors. ShadeGAN's published encoder also compares the picture rendered from its prediction, leaves the light out of the
+loss, and is initialised from the discriminator.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from shapegan_jax.rng import root_key, stream
 from shapegan_jax.types import Array, Cameras, Codes, Key, Lights, PyTree, Scene
 
 _KIND = "shapegan encoder 1"
-_CHUNK = 256  # samples of a file of the pool
-_RENDERED = 16  # pictures drawn at a time
+_CHUNK = 256  # samples per file of the pool
+_RENDERED = 16  # pictures rendered at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-  """`samples` pictures of `resolution` pixels are drawn; the last chunk of the pool is kept for the test.
+  """`samples` pictures of `resolution` pixels are rendered; the last chunk of the pool is held out for testing.
 
-  Each picture of a batch is blurred by a random share and gets noise of a random deviation up to `noise`.
+  Each picture of a batch is blurred by a random amount and gets noise of a random standard deviation up to `noise`.
   """
 
   samples: int = 8192
@@ -56,21 +56,21 @@ class EncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-  """A trained encoder and the statistics that its answers are in. `model` names the generator it belongs to."""
+  """A trained encoder and the statistics of its outputs. `model` is the fingerprint of the generator it belongs to."""
 
   network: ImageEncoder
   params: PyTree
   scales: Mapping[str, Array]
   model: str
-  numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)  # how well it did on the pool's test chunk
+  numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)  # its accuracy on the test chunk of the pool
 
   def __call__(self, pictures: Float[np.ndarray, "n r r 3"], model: Model) -> tuple[Codes, Cameras, Lights | None]:
     """Codes, cameras and lights of pictures in [0, 1] of any size, for the `model` it belongs to."""
     images = 2 * jnp.asarray(resample(pictures, self.network.resolution)) - 1
     return self._read(self.network.apply({"params": self.params}, images), model)
 
-  def _read(self, answer: tuple[Array, Array, Array], model: Model) -> tuple[Codes, Cameras, Lights | None]:
-    scales, (codes, pose, light) = self.scales, answer
+  def _read(self, outputs: tuple[Array, Array, Array], model: Model) -> tuple[Codes, Cameras, Lights | None]:
+    scales, (codes, pose, light) = self.scales, outputs
     codes = scales["code_mean"][None] + scales["code_deviation"][None] * codes
     sizes = [values.shape[-1] for values in _code_shapes(model)]
     pose = scales["pose_mean"][None] + scales["pose_deviation"][None] * pose
@@ -79,7 +79,7 @@ class Encoder:
     return Codes(tuple(split)), model.cameras_at(pose[:, 0], pose[:, 1]), lights
 
   def save(self, path: str | Path) -> None:
-    """Write everything to one `.safetensors` file."""
+    """Write the encoder to one `.safetensors` file."""
     network = {name: getattr(self.network, name) for name in _NETWORK}
     about = {"kind": _KIND, "model": self.model, "network": network, "numbers": dict(self.numbers)}
     export_safetensors(path, {"params": self.params, "scales": self.scales}, about)
@@ -114,7 +114,7 @@ def train_encoder(
   *,
   progress: ProgressBar = lambda items, label: items,
 ) -> Encoder:
-  """The encoder of a model (`shapegan_jax.load`). Pictures and checkpoints are in `workdir`, where it goes on from.
+  """The encoder of a model (`shapegan_jax.load`). Pictures and checkpoints are in `workdir`, from which it resumes.
 
   Args:
     progress: wraps long loops, such as `reporting.progress.progress`.
@@ -123,10 +123,10 @@ def train_encoder(
     UserError: the workdir belongs to another encoder, or training failed.
   """
   if config.samples < 2 * _CHUNK:
-    raise UserError(f"samples={config.samples}: too few to learn from; give at least {2 * _CHUNK}")
+    raise UserError(f"samples={config.samples}: too few to train on; give at least {2 * _CHUNK}")
   name = fingerprint(model.params)
   identity = {"kind": _KIND, "model": name, **dataclasses.asdict(config)}
-  # Before hours of drawing, not after.
+  # Before hours of rendering, not after.
   claim_workdir(workdir, {**dataclasses.asdict(fit_config), **identity})
   pool = [
     _chunk(model, workdir / "pool" / f"{name}-{config.seed}-{config.resolution}-{i:05d}.npz", config, i)
@@ -151,7 +151,7 @@ def train_encoder(
     return {**batch, "images": jnp.asarray(pool["images"][rows]), "key": stream(key, "augment", step)}
 
   def loss(params: PyTree, batch: dict[str, Array]) -> Array:
-    images = _weathered(batch["images"], batch["key"], config.noise)
+    images = _degraded(batch["images"], batch["key"], config.noise)
     codes, pose, light = network.apply({"params": params}, images)
     total = jnp.mean((codes - batch["codes"]) ** 2) + jnp.mean((pose - batch["pose"]) ** 2)
     return total + (jnp.mean((light - batch["light"]) ** 2) if light.size else 0.0)
@@ -163,15 +163,15 @@ def train_encoder(
 
 
 def _chunk(model: Model, path: Path, config: EncoderConfig, index: int) -> dict[str, np.ndarray]:
-  """Chunk `index` of the pool, read from `path` or drawn and written there."""
+  """Chunk `index` of the pool, read from `path` or rendered and written there."""
   if path.exists():
     try:
       with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-      pass  # damaged: drawn again
+      pass  # damaged: rendered again
   key = stream(root_key(config.seed), "encoder pool", index)
-  # Not `sample_scene`: each of the three has a stream of a stream, which fixes what is in the files of a pool.
+  # Not `sample_scene`: each of the three has a stream of its stream, which determines the files of a pool.
   latents = model.sample_latents(_CHUNK, stream(key, "latents"))
   cameras = model.sample_cameras(_CHUNK, stream(key, "cameras"))
   lights = model.sample_lights(_CHUNK, stream(key, "lights"))
@@ -191,10 +191,10 @@ def _chunk(model: Model, path: Path, config: EncoderConfig, index: int) -> dict[
 
 
 def _scales(space: CodeSpace) -> dict[str, Array]:
-  """Mean and deviation of every number that the network answers."""
+  """Mean and standard deviation of every output of the network."""
 
   def usable(deviation: Array) -> Array:
-    return jnp.where(deviation > 1e-6, deviation, 1.0)  # what never varies stays as it is
+    return jnp.where(deviation > 1e-6, deviation, 1.0)  # constant outputs are not scaled
 
   scales = {
     "code_mean": jnp.concatenate(space.code_means),
@@ -209,7 +209,7 @@ def _scales(space: CodeSpace) -> dict[str, Array]:
 
 
 def _targets(model: Model, pool: dict[str, np.ndarray], scales: dict[str, Array]) -> dict[str, np.ndarray]:
-  """What the network should answer for the pool, standardised."""
+  """The standardised targets of the network for the pool."""
   codes = np.concatenate([np.asarray(values) for values in model.codes(jnp.asarray(pool["latents"])).values], -1)
   given = {"code": codes, "pose": pool["pose"], "light": pool["light"]}
   standard = {
@@ -220,8 +220,8 @@ def _targets(model: Model, pool: dict[str, np.ndarray], scales: dict[str, Array]
   return {"codes": standard["code"], "pose": standard["pose"], "light": standard.get("light", pool["light"])}
 
 
-def _weathered(images: UInt8[Array, "b r r 3"], key: Key, noise: float) -> Float[Array, "b r r 3"]:
-  """The pictures in [-1, 1], a little blurred and noisy: photographs are not drawn by the generator."""
+def _degraded(images: UInt8[Array, "b r r 3"], key: Key, noise: float) -> Float[Array, "b r r 3"]:
+  """The pictures in [-1, 1], slightly blurred and noisy, since photographs do not come from the generator."""
   x = images.astype(jnp.float32) / 127.5 - 1
   share, level, grain = jax.random.split(key, 3)
   padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
@@ -233,13 +233,13 @@ def _weathered(images: UInt8[Array, "b r r 3"], key: Key, noise: float) -> Float
 
 
 def _test(encoder: Encoder, pool: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
-  """How well the encoder reads the pictures that it has not seen."""
+  """The accuracy of the encoder on pictures that it was not trained on."""
   images = pool["images"][-_CHUNK:].astype(np.float32) / 127.5 - 1
-  answers = [
+  outputs = [
     jax.device_get(encoder.network.apply({"params": encoder.params}, jnp.asarray(some)))
     for some, _ in padded_batches(images, _RENDERED)
   ]
-  codes, pose, light = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+  codes, pose, light = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
   angles = np.asarray(encoder.scales["pose_mean"]) + np.asarray(encoder.scales["pose_deviation"]) * pose
   error = pose_error_deg(*angles.T, *pool["pose"][-_CHUNK:].T)
   wanted = {name: values[-_CHUNK:] for name, values in targets.items()}

@@ -1,7 +1,7 @@
-"""Coordinates of what an inversion looks for, in the generator's own statistics: codes, pose and light.
+"""Coordinates of the inversion search, standardised by the generator's own statistics: codes, pose and light.
 
-Every coordinate has mean 0 and deviation 1 over the generator's priors, so one learning rate fits all of them and the
-squared length of a point says how untypical it is.
+Every coordinate has mean 0 and standard deviation 1 over the generator's priors, so one learning rate fits all of them
+and the squared length of a point measures how atypical it is.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from shapegan_jax.methods.base import Method, sample_scene
 from shapegan_jax.rng import root_key, stream
 from shapegan_jax.types import Cameras, Codes, Lights, PyTree, record
 
-_SAMPLES = 2048  # latents, poses and lights the statistics are taken from
+_SAMPLES = 2048  # latents, poses and lights from which the statistics are computed
 _MOST_AXES = 512
-_LEAST_VARIANCE = 1e-6  # of the largest; what is less is rounding
+_LEAST_VARIANCE = 1e-6  # relative to the largest; anything below is rounding
 
 
 @record
 class Point:
-  """n points of the space: what is optimised. `light` is None where the method knows no light."""
+  """n points of the space: what is optimised. `light` is None for methods without light."""
 
   codes: Array  # [n, k]
   pose: Array  # [n, 2] yaw, pitch
@@ -42,14 +42,14 @@ class CodeSpace:
 
   code_means: tuple[Array, ...]  # [d_i] each, in the order of `Codes.values`
   code_deviations: tuple[Array, ...]  # [d_i] each
-  code_axes: tuple[Array, ...]  # [k, d_i] each: together k orthogonal axes, each as long as its deviation
+  code_axes: tuple[Array, ...]  # [k, d_i] each: together k orthogonal axes, each as long as its standard deviation
   pose_mean: Array  # [2] yaw, pitch; radians
   pose_deviation: Array  # [2]
   light_mean: Array | None  # [4]
   light_root: Array | None  # [4, 4] symmetric root of the covariance
 
   def point(self, codes: Codes, cameras: Cameras, lights: Lights | None) -> Point:
-    """The nearest point to codes, a pose and a light; the inverse of the three functions below."""
+    """The point nearest to codes, a pose and a light; the inverse of the three functions below."""
     away = jnp.concatenate([c - m[None] for c, m in zip(codes.values, self.code_means, strict=True)], -1)
     axes = jnp.concatenate(self.code_axes, -1)
     coordinates = away @ (axes / jnp.sum(axes * axes, -1, keepdims=True)).T
@@ -111,7 +111,7 @@ def measure(method: Method, params: PyTree) -> CodeSpace:
 
 
 def fingerprint(params: PyTree) -> str:
-  """A name for a generator's parameters, the same for a copy of them that was stored with half the digits."""
+  """A name for a generator's parameters, which a copy stored as float16 shares."""
   digest = hashlib.sha256()
   leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
   for name in sorted(leaves):

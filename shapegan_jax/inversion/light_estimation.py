@@ -1,9 +1,9 @@
-"""The light of a picture, guessed from what a model's own shapes look like under known lights.
+"""The light of a picture, estimated from the appearance of the model's own shapes under known lights.
 
-Fitting the light to the average shape fails, since shape, albedo and pose of the picture are not known: on the heads
-the direction is then hardly better than the prior's mean. So a linear (ridge) regression reads the light's four numbers
-off the picture's logarithm. It learns from the model's shapes in random poses, each under several random lights, which
-costs no more than rendering the shapes once: albedo and normals stay as they are.
+Fitting the light to the average shape fails, since shape, albedo and pose of the picture are unknown: on the heads the
+direction is then hardly better than the mean of the prior. So a linear (ridge) regression predicts the four numbers of
+a light from the logarithm of the picture. It is fitted to the model's shapes in random poses, each under several random
+lights, which costs no more than rendering the shapes once, since albedo and normals do not change.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ def read_picture(path: Path, size: int, option: str) -> UInt8[np.ndarray, "size 
   """The centred square of a picture file.
 
   Raises:
-    UserError: no such file, or no picture in it.
+    UserError: no such file, or not a picture.
   """
   if not path.is_file():
     raise UserError(f"{option}={path}: no such file; name a picture")
   try:
     return load_square(path, size)
-  except Exception as error:  # Pillow raises whatever a damaged file brings about
+  except Exception as error:  # Pillow raises almost anything for a damaged file
     raise UserError(f"{option}={path}: cannot be read as a picture ({type(error).__name__}); name another") from error
 
 
 def relit(rendering: Rendering, lights: Lights, background: float, *, behind: bool = False) -> Float[Array, "n h w 3"]:
   """The picture of a rendering [n, h, w] under other lights [n], shaded as the methods' compositor does.
 
-  rgb = clip(clip(albedo s, 0, 1) + (1 - acc) background, 0, 1), of which only the shading s changes. With `behind` the
-  light comes from opposite its direction: a code's own always has z > 0.
+  rgb = clip(clip(albedo s, 0, 1) + (1 - acc) background, 0, 1), where only the shading s changes. With `behind` the
+  light comes from the opposite of its direction, since that of a code always has z > 0 (`geometry.lights`).
   """
   normals = jnp.asarray(rendering.normals)
   color, _ = lambertian(jnp.asarray(rendering.albedo), -normals if behind else normals, lights)
@@ -57,10 +57,10 @@ def estimate_lights(model: Model, photos: UInt8[np.ndarray, "n h h 3"]) -> Light
   """The lights [n] of square pictures of one object each, framed and with the background of the model's own.
 
   Raises:
-    UserError: the model knows no light.
+    UserError: the model has no light.
   """
   if model.mean_lights(1) is None:
-    raise UserError("the light of a picture: this model knows no light; use one of ShadeGAN")
+    raise UserError("the light of a picture: this model has no light; use a ShadeGAN")
   features, codes = _examples(model)
   middle, mean = features.mean(0), codes.mean(0)
   features = features - middle
@@ -73,7 +73,7 @@ def estimate_lights(model: Model, photos: UInt8[np.ndarray, "n h h 3"]) -> Light
 
 def _examples(model: Model) -> tuple[Float[np.ndarray, "m d"], Float[np.ndarray, "m 4"]]:
   features, codes = [], []
-  for batch in progress(range(_BATCHES), "learning what light does"):
+  for batch in progress(range(_BATCHES), "fitting the light regression"):
     key = stream(root_key(0), "light_fit", batch)
     scene = model.sample_scene(_BATCH, key)
     rendering = model.render(scene.latents, scene.cameras, model.mean_lights(_BATCH), resolution=_SIZE)
@@ -90,5 +90,5 @@ def _features(pictures: Float[np.ndarray, "m s s 3"]) -> Float[np.ndarray, "m d"
 
 
 def _shrunk(pictures: Float[np.ndarray, "m h h 3"]) -> Float[np.ndarray, "m s s 3"]:
-  """At the size of the examples."""
+  """Resized to the size of the examples."""
   return np.asarray(jax.image.resize(pictures, (len(pictures), _SIZE, _SIZE, 3), "linear"), np.float64)

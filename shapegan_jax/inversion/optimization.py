@@ -1,15 +1,15 @@
-"""Inversion: codes, pose and light whose picture is a given photograph.
+"""Inversion: codes, pose and light whose rendering reproduces a given photograph.
 
 Adam moves the codes (the field's modulations, as pi-GAN and ShadeGAN published it), the pose and the light, all in the
-generator's own statistics (`inversion.latent_space`): first on small pictures from several poses, then from the best of
-these on larger ones. For rgb and photograph in [0, 1] it lowers
+generator's own statistics (`inversion.latent_space`): first at low resolution from several poses, then from the best of
+these at higher resolutions. For rgb and photograph in [0, 1] it minimises
 
   mean (rgb - photograph)^2 + perceptual LPIPS + prior (|codes|^2 + |light|^2).
 
 Departures from ShadeGAN's script: its regulariser, the squared distance of frequencies and phases from their means, is
-taken along the principal axes of the codes (a Mahalanobis distance), holds the light too, and weakens from stage to
+taken along the principal axes of the codes (a Mahalanobis distance), includes the light, and weakens from stage to
 stage; the pose, which gets no gradient there, is optimised; and the best iterate is kept instead of the last one.
-Looking for latents instead of codes was tried on five pictures of heads: no nearer to poses or to photographs.
+Searching latents instead of codes was tried on five pictures of heads and came no closer to poses or photographs.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from shapegan_jax.model import Model
 from shapegan_jax.networks.features.perceptual import load_perceptual, perceptual_distance
 from shapegan_jax.types import Array, Cameras, Codes, Lights, PyTree, Rendering, Scene
 
-_PER_CALL = 10  # steps between two reports of progress
-_SMALLEST = 8  # pixels a side of the smallest pictures compared
-_SMALLEST_PERCEPTUAL = 32  # pixels a side that the perceptual network needs
+_PER_CALL = 10  # steps between reports of progress
+_SMALLEST = 8  # resolution of the smallest pictures that are compared
+_SMALLEST_PERCEPTUAL = 32  # resolution that the perceptual network needs
 
 
 @dataclasses.dataclass(frozen=True)
 class InversionStage:
-  """`steps` on pictures of the model's resolution / `shrink`, with `prior` times the weight of the regulariser."""
+  """`steps` at the model's resolution / `shrink`, with `prior` times the weight of the regulariser."""
 
   shrink: int
   steps: int
@@ -47,11 +47,12 @@ class InversionStage:
 
 @dataclasses.dataclass(frozen=True)
 class InversionConfig:
-  """How hard to look.
+  """Settings of the search.
 
-  The first stage starts from each of `yaws` (deviations of the pose prior) with the mean code, and from the encoder's
-  answer; the others from the best that was found. `samples` a ray and pass while optimising. `rate` falls to a
-  twentieth over each stage, as a cosine. `prior` and `perceptual` are weights; see the module's docstring.
+  The first stage starts from each of `yaws` (in standard deviations of the pose prior) with the mean code, and from the
+  encoder's prediction; later stages start from the best result so far. `samples` per ray and pass while optimising.
+  `rate` falls to a twentieth over each stage, as a cosine. `prior` and `perceptual` are weights; see the module's
+  docstring.
   """
 
   yaws: tuple[float, ...] = (-1.5, -0.5, 0.5, 1.5)
@@ -71,7 +72,7 @@ class InversionConfig:
     return sum(stage.steps for stage in self.stages)
 
   def lasting(self, steps: int) -> InversionConfig:
-    """The same with about so many steps in all, shared among the stages as now."""
+    """The same with about `steps` steps in total, distributed over the stages as before."""
     share = steps / self.total_steps
     stages = tuple(dataclasses.replace(stage, steps=max(1, round(share * stage.steps))) for stage in self.stages)
     return dataclasses.replace(self, stages=stages)
@@ -79,36 +80,38 @@ class InversionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Inversion:
-  """What was found for n photographs."""
+  """The result for n photographs."""
 
   codes: Codes
   cameras: Cameras
   lights: Lights | None
-  losses: np.ndarray  # [steps, n] the objective at each step but the first stage's, whose starts are not one
+  losses: np.ndarray  # [steps, n] the objective at each step after the first stage, which has several starts
   psnr: np.ndarray  # [n] dB, over pictures in [0, 1]
   rendering: Rendering  # [n, resolution, resolution], with all of the model's samples
 
 
 class Inverter:
-  """Finds photographs in a model. What it compiles is used again for as many photographs at a time."""
+  """Finds photographs in a model. Its programs are compiled once per number of photographs."""
 
   def __init__(self, model: Model, config: InversionConfig | None = None, *, encoder: Encoder | None = None):
     """Args:
     model: the generator (`shapegan_jax.load`).
-    config: how hard to look.
-    encoder: its answer is one more start of the search.
+    config: settings of the search.
+    encoder: its prediction is one more start of the search.
 
     Raises:
-      UserError: the perceptual term is asked for, but its weights are not installed or the model's pictures too small.
+      UserError: the perceptual term is used, but its weights are not installed or the model's pictures are too small.
     """
     self.model, self.config, self.encoder = model, config or InversionConfig(), encoder
     self.space: CodeSpace = measure(model.method, model.params)
     self._net = None
     if self.config.perceptual:
       if model.resolution < _SMALLEST_PERCEPTUAL:
-        raise UserError(f"perceptual: the model's pictures have less than {_SMALLEST_PERCEPTUAL} pixels; leave it out")
+        raise UserError(
+          f"perceptual: the model's pictures are smaller than {_SMALLEST_PERCEPTUAL} pixels; leave it out"
+        )
       self._net = load_perceptual("alexnet")
-    # Fewer samples are enough to see where to go.
+    # Fewer samples suffice for the direction of descent.
     self._method = model.method.with_eval_samples(self.config.samples)
     self._adam = optax.scale_by_adam(b2=0.99)
     self._advance = jax.jit(self._some_steps, static_argnames=("resolution",))
@@ -116,9 +119,9 @@ class Inverter:
   def __call__(
     self, pictures: Float[np.ndarray, "n r r 3"], *, progress: Callable[[int], object] = lambda done: None
   ) -> Inversion:
-    """Invert photographs in [0, 1], of the model's resolution and on its background, each for itself.
+    """Invert photographs in [0, 1] independently. They have the model's resolution and background.
 
-    `progress` is told of every few steps, `config.total_steps` in all.
+    `progress` is called with the number of steps done since its last call, `config.total_steps` in total.
     """
     if pictures.shape[1] != self.model.resolution:
       raise ValueError(f"pictures of {pictures.shape[1]} pixels given, the model's {self.model.resolution} needed")
@@ -146,7 +149,7 @@ class Inverter:
     )
 
   def _starts(self, pictures: Float[np.ndarray, "n r r 3"]) -> list[Point]:
-    """Points [n] to begin the search at."""
+    """Points [n] at which the search starts."""
     centre = self.space.centre(len(pictures))
     starts = [dataclasses.replace(centre, pose=centre.pose.at[:, 0].set(yaw)) for yaw in self.config.yaws]
     if self.encoder is not None:
@@ -169,8 +172,8 @@ class Inverter:
       many = min(_PER_CALL, stage.steps - first)
       span = jnp.array([first, many, stage.steps])
       weight = jnp.float32(self.config.prior * stage.prior)
-      carry, said = self._advance(self.model.params, self.space, carry, targets, weight, span, resolution=resolution)
-      losses.append(np.asarray(said[:many]))
+      carry, each = self._advance(self.model.params, self.space, carry, targets, weight, span, resolution=resolution)
+      losses.append(np.asarray(each[:many]))
       progress(many)
     return carry[2], np.asarray(carry[3]), np.concatenate(losses)
 
@@ -196,7 +199,7 @@ class Inverter:
         each = each + weight * jnp.sum(point.light**2, -1)
       if self._net is not None and resolution >= _SMALLEST_PERCEPTUAL:
         each = each + self.config.perceptual * perceptual_distance(self._net, 2 * rgb - 1, 2 * targets - 1)
-      return jnp.sum(each), each  # photographs do not touch each other, so the sum's gradient is each one's own
+      return jnp.sum(each), each  # photographs are independent, so the gradient of the sum is that of each
 
     def step(i: Array, state: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
       (point, moments, best, least), losses = state

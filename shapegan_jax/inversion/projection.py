@@ -1,17 +1,17 @@
-"""Projection: latents of a picture generator whose pictures are given photographs.
+"""Projection: latents of a 2D generator whose images reproduce given photographs.
 
-Adam moves one style w for the whole picture (the space W; codes with a style for each convolution, W+, reach nearer to
-a photograph and leave what the generator knows of the object). For the generator's picture g of w and the photograph p,
-both in [-1, 1], and the mask m, it lowers
+Adam moves one style w for the whole image (the space W; the space W+, with a style for each convolution, comes closer
+to a photograph but leaves the distribution of the generator). For the generator's image g of w and the photograph p,
+both in [-1, 1], and the mask m, it minimises
 
   l1 sum m |g - p| / sum m + l2 sum m (g - p)^2 / sum m + features sum_l |D_l(g) - D_l(p)| + perceptual LPIPS(g, p),
 
 with D_l the features of the generator's own discriminator, which GAN2Shape compares pictures by as well. The recipe is
 that of StyleGAN2's projector (Karras et al. 2020, appendix D): the rate rises over the first 5 % of the steps and falls
-as a cosine over the last 25 %; noise as large as the deviation of w, ramped off over the first 75 %, walks over small
-hills. Departures: w is moved in units of the deviation of each of its numbers, so that one rate suits all generators;
-the noise maps stay those that the generator stores, since whoever uses the latent draws with these; the best iterate is
-kept instead of the last one; and the search may start from several latents.
+as a cosine over the last 25 %; noise as large as the standard deviation of w, ramped down over the first 75 %, helps to
+escape local minima. Departures: w is moved in units of the standard deviation of each of its numbers, so that one rate
+suits all generators; the noise maps stay those that the generator stores, since the latent is later used with them; the
+best iterate is kept instead of the last one; and the search may start from several latents.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from shapegan_jax.objectives.reconstruction import masked_feature_distance, mask
 from shapegan_jax.rng import root_key, stream
 from shapegan_jax.types import Array, Key, PyTree, record
 
-_PER_CALL = 10  # steps between two reports of progress
-_MEASURED = 4096  # latents from which mean and deviation are taken
+_PER_CALL = 10  # steps between reports of progress
+_MEASURED = 4096  # latents from which mean and standard deviation are computed
 
 
 @runtime_checkable
 class PictureGenerator(Protocol):
-  """What projection asks of a 2D generator, a pytree of its parameters; `methods.stylegan2.frozen.FrozenGan` is one."""
+  """What projection needs of a 2D generator (a pytree): that of `methods.stylegan2.frozen.FrozenGan`."""
 
   @property
   def resolution(self) -> int: ...
 
   def sample(self, key: Key, n: int, truncation: float = 1.0) -> Float[Array, "n d"]:
-    """Random latents, in the space that is searched."""
+    """Random latents in the space of the search."""
 
   def image(self, w: Float[Array, "b d"]) -> Float[Array, "b r r 3"]:
     """Images of latents, in [-1, 1]."""
@@ -55,14 +55,14 @@ class PictureGenerator(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ProjectionConfig:
-  """How hard to look, and for what.
+  """Settings of the search.
 
   Args:
     steps: of the search, from each start for the first `trial` of them, then from the best one.
-    starts: the mean style, then as many samples as are left.
-    rate: of Adam, in deviations of w (published: 0.1 in w's own unit).
-    noise: added to w at the beginning, in its deviations (published: 0.05 of the length of w's deviation, which for 512
-      equal numbers is 1.1).
+    starts: number of starts: the mean style and `starts` - 1 samples.
+    rate: of Adam, in standard deviations of w (published: 0.1 in units of w).
+    noise: added to w at the start, in its standard deviations (published: 0.05 of the norm of the standard deviations,
+      which is 1.1 for 512 equal ones).
     l1, l2, features, perceptual: weights of the terms; see the module's docstring. LPIPS needs 32 pixels and the extra
       weights of `perceptual_net`.
   """
@@ -81,34 +81,34 @@ class ProjectionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-  """What was found for n photographs."""
+  """The result for n photographs."""
 
   latent: np.ndarray  # [n, latent]
   image: np.ndarray  # [n, r, r, 3] in [-1, 1]: the generator's pictures
   psnr: np.ndarray  # [n] dB over pictures in [0, 1], within the masks
-  losses: np.ndarray  # [steps, n] the objective; until one start is left, that of the best
+  losses: np.ndarray  # [steps, n] the objective; of the best start while there are several
 
 
 @record
 class _Search:
-  """m searches under way."""
+  """The state of m searches."""
 
-  place: Array  # [m, latent] in deviations from the mean
+  place: Array  # [m, latent] in standard deviations from the mean
   moments: PyTree
-  best: Array  # [m, latent] the place of the least objective
+  best: Array  # [m, latent] where the objective was lowest
   least: Array  # [m]
 
 
 class Projector:
-  """Finds photographs in a generator. What it compiles is used again for as many photographs at a time."""
+  """Finds photographs in a generator. Its programs are compiled once per number of photographs."""
 
   def __init__(self, gan: PictureGenerator, config: ProjectionConfig | None = None):
     """Args:
     gan: a frozen generator with its discriminator (`methods.stylegan2.frozen.FrozenGan`).
-    config: how hard to look.
+    config: settings of the search.
 
     Raises:
-      UserError: LPIPS is asked for and its weights are not installed.
+      UserError: LPIPS is used and its weights are not installed.
     """
     self.gan, self.config = gan, config or ProjectionConfig()
     self._net = load_perceptual(self.config.perceptual_net) if self.config.perceptual else None
@@ -126,13 +126,13 @@ class Projector:
     key: Key | None = None,
     progress: Callable[[int], object] = lambda done: None,
   ) -> Projection:
-    """Project photographs in [-1, 1] of the generator's resolution, each for itself.
+    """Project photographs in [-1, 1] of the generator's resolution independently.
 
     Args:
-      photographs: framed as the generator's pictures are.
-      masks: what counts of them; None: all.
-      key: draws starts and noise; None: always the same.
-      progress: told of every few steps, `config.steps` in all.
+      photographs: framed like the generator's images.
+      masks: the pixels that count; None: all.
+      key: of starts and noise; None: always the same.
+      progress: called with the number of steps done since its last call, `config.steps` in total.
     """
     n, size = len(photographs), self.gan.resolution
     if photographs.shape[1] != size:
@@ -150,8 +150,8 @@ class Projector:
         several, starts = targets, 1
       many = min(_PER_CALL, config.steps - first)
       noise_key = stream(key, "noise", first)
-      search, said = self._advance(self.gan, search, several, noise_key, jnp.int32(first), jnp.int32(many))
-      losses.append(np.asarray(said[:many]).reshape(many, starts, n).min(1))
+      search, objectives = self._advance(self.gan, search, several, noise_key, jnp.int32(first), jnp.int32(many))
+      losses.append(np.asarray(objectives[:many]).reshape(many, starts, n).min(1))
       progress(many)
     latent = self._mean[None] + self._deviation[None] * search.best
     image = np.asarray(self._draw(self.gan, latent))
@@ -159,7 +159,7 @@ class Projector:
     return Projection(np.asarray(latent), image, masked_psnr(image, photographs, masks), history)
 
   def _begin(self, key: Key, n: int, starts: int) -> _Search:
-    """[starts * n] searches at their beginning; those of one start follow each other."""
+    """The initial [starts * n] searches, in the order of starts."""
     drawn = (self.gan.sample(key, starts, truncation=0.7) - self._mean[None]) / self._deviation[None]
     place = jnp.repeat(drawn.at[0].set(0.0), n, 0)
     return _Search(place, self._adam.init(place), place, jnp.full(len(place), jnp.inf, place.dtype))
@@ -195,7 +195,7 @@ class Projector:
     return jax.lax.fori_loop(0, many, step, (search, jnp.zeros((_PER_CALL, m))))
 
   def _objective(self, gan: PictureGenerator, latent: Array, target: Array, mask: Array) -> Array:
-    """Of one photograph (all with a leading axis of 1)."""
+    """The objective of one photograph (all with a leading axis of 1)."""
     config, image = self.config, gan.image(latent)
     total = config.l1 * masked_l1(image, target, mask) if config.l1 else jnp.zeros(())
     if config.l2:

@@ -1,9 +1,9 @@
 """Texture atlases of triangle meshes: charts by direction, laid out in a square.
 
-Each triangle is seen along one of the six directions of the axes, the one nearest to its normal; connected triangles of
-one direction are a chart, which is the orthographic picture of its triangles. So nothing in a chart is turned over or
-shrunk to less than about a half, and no solver is needed: meshes of marching cubes have too many triangles for one (the
-library xatlas takes minutes for 138,000). A chart that curls around may lie over itself; such places share colours.
+Each triangle is projected along one of the six axis directions, the one nearest to its normal; connected triangles with
+the same direction form a chart, the orthographic projection of its triangles. So nothing in a chart is flipped or
+shrunk to less than about a half, and no solver is needed: marching cubes meshes have too many triangles for one (the
+library xatlas takes minutes for 138,000). A chart that curls around may overlap itself; overlaps share colours.
 All of this is numpy.
 """
 
@@ -17,18 +17,18 @@ from jaxtyping import Bool, Float, Int
 from shapegan_jax.meshing.meshes import Mesh
 
 _GAP = 4  # texels between charts
-_SMOOTHING = 8  # rounds in which triangles take the direction of most neighbours
-_LEAST_FACING = 0.3  # cosine below which a triangle is never seen along a direction: it would lose its area
+_SMOOTHING = 8  # rounds in which triangles adopt the direction of most of their neighbours
+_LEAST_FACING = 0.3  # cosine below which a triangle is never projected along a direction, since it would lose its area
 
 
 def unwrap(mesh: Mesh, size: int) -> Mesh:
-  """`mesh` with `uvs` for a texture of `size` x `size`; vertices on the seams of charts are doubled.
+  """`mesh` with `uvs` for a texture of `size` x `size`; vertices on the seams of charts are duplicated.
 
   `uvs` put texel (row r, column c) at ((c + 1/2) / size, (r + 1/2) / size).
   """
   direction = _directions(mesh)
   chart = _charts(mesh, direction)
-  # One vertex for each chart that it is in.
+  # Every vertex once for each chart that contains it.
   corner_chart = np.repeat(chart, 3)
   pairs, corner = np.unique(np.stack([corner_chart, mesh.faces.ravel()], -1), axis=0, return_inverse=True)
   old = pairs[:, 1]
@@ -55,10 +55,10 @@ def _directions(mesh: Mesh) -> Int[np.ndarray, " f"]:
   facing = np.concatenate([across, -across], -1)
   direction = np.argmax(facing, -1)
   allowed = facing > _LEAST_FACING
-  allowed[np.arange(len(direction)), direction] = True  # triangles without area face nowhere
+  allowed[np.arange(len(direction)), direction] = True  # degenerate triangles face nowhere
   neighbours = _neighbours(mesh)
   for _ in range(_SMOOTHING):
-    votes = 0.5 * facing  # ties go to the better view
+    votes = 0.5 * facing  # ties go to the direction that is faced more
     for k in range(3):
       near = neighbours[:, k]
       votes[np.flatnonzero(near >= 0), direction[near[near >= 0]]] += 1
@@ -67,7 +67,7 @@ def _directions(mesh: Mesh) -> Int[np.ndarray, " f"]:
 
 
 def _neighbours(mesh: Mesh) -> Int[np.ndarray, "f 3"]:
-  """The triangle across each edge (corner k to k + 1); -1: none. Of edges that more than two share, two are paired."""
+  """The triangle across each edge (corner k to k + 1); -1: none. Of more than two at an edge, two are paired."""
   start, end = mesh.faces.ravel(), np.roll(mesh.faces, -1, 1).ravel()
   key = np.minimum(start, end).astype(np.int64) * len(mesh.vertices) + np.maximum(start, end)
   order = np.argsort(key, kind="stable")
@@ -92,7 +92,7 @@ def _charts(mesh: Mesh, direction: Int[np.ndarray, " f"]) -> Int[np.ndarray, " f
 
 
 def _seen_along(points: Float[np.ndarray, "v 3"], direction: Int[np.ndarray, " v"]) -> Float[np.ndarray, "v 2"]:
-  """Positions in the picture of a viewer whom the direction points at: right, down. Up is +y, or -z seen from above."""
+  """Image positions (right, down) for a viewer at which the direction points. Up is +y, or -z seen from above."""
   x, y, z = points.T
   right = np.choose(direction, [-z, x, x, z, x, -x])
   down = np.choose(direction, [-y, z, -y, -y, -z, -y])
@@ -100,9 +100,9 @@ def _seen_along(points: Float[np.ndarray, "v 3"], direction: Int[np.ndarray, " v
 
 
 def _pack(boxes: Float[np.ndarray, "c 2"], size: int) -> tuple[float, Float[np.ndarray, "c 2"]]:
-  """Texels per world unit, and where each chart's box (width, height in world units) begins, in texels.
+  """Texels per world unit, and the corner in texels of each chart's box (width, height in world units).
 
-  Boxes stand on shelves, the tallest first; the scale is the largest, to a percent, at which they fit.
+  Boxes are packed on shelves, tallest first, at the largest scale (to a percent) at which they fit.
   """
   order = np.argsort(-boxes[:, 1], kind="stable")
   low, high = 0.0, size / max(boxes.max(), 1e-12)

@@ -24,9 +24,9 @@ from shapegan_jax.reporting.progress import progress
 from shapegan_jax.types import Array, Codes, Lights, PyTree
 
 VIEWS_DEG = (-60.0, 0.0, 60.0)
-_LOOK = 64  # samples a side of the grid that level and range are read from, whatever the mesh's resolution
-_COARSE = 48  # at least so many blocks a side when only those near the surface are evaluated
-_DEPTH_STEPS = 12  # below the surface, for the colour of a density field
+_LOOK = 64  # size of the grid that determines level and range, whatever the resolution of the mesh
+_COARSE = 48  # least number of blocks per side if only those near the surface are evaluated
+_DEPTH_STEPS = 12  # samples below the surface for the colour of a density field
 _PREVIEW_CAMERA = {"radius": 1.0, "fov_deg": 12.0}  # of `mesh_views`, which fits any mesh to it
 _TOWARDS_LIGHT = np.array([0.35, 0.45, 0.82])  # of the preview, in the camera's frame
 
@@ -39,13 +39,13 @@ class Extracted:
   level: float
   unit: str
   field_range: tuple[float, float]
-  parts: int  # connected parts of the surface, of which the largest may be all that is left
-  half: float  # of the cube's side, in world units
-  span: float  # how far below the surface its colour comes from (`Extractor.surface_colors`)
+  parts: int  # connected parts of the surface, of which only the largest may be kept
+  half: float  # half the side of the cube, in world units
+  span: float  # depth below the surface over which its colour is composited (`Extractor.surface_colors`)
 
 
 class Extractor:
-  """Meshes of one model's subjects; its functions are compiled once, whatever the subject and the resolution.
+  """Meshes of one model's instances; its functions are compiled once for all instances and resolutions.
 
   `half`: half the side of the cube around the origin that holds what the cameras can see (`FieldMethod.half_extent`).
   """
@@ -86,14 +86,14 @@ class Extractor:
     level: float | None = None,
     all_components: bool = False,
   ) -> Extracted:
-    """The surface of one subject, with colours and normals.
+    """The surface of one instance, with colours and normals.
 
     Args:
-      codes: of one subject (`Model.codes`).
+      codes: of one instance (`Model.codes`).
       lights: its light, for fields whose colour depends on it.
       resolution: cells along a side of the cube.
       level: a density (per world unit) or an occupancy logit; None: `meshes.visible_level` or 0.
-      all_components: keep everything, not only the part that encloses most.
+      all_components: keep all parts, not only the one with the largest volume.
 
     Raises:
       UserError: there is no surface, the level is outside the field's range, or an extra is missing.
@@ -109,7 +109,9 @@ class Extractor:
     low, high = float(values.min()), float(values.max())
     seen = meshes.visible_level(values, look.spacing) if self.density else self.model.method.opacity.surface_raw
     if level is None and not low < seen < high:
-      raise UserError(f"mesh: no surface; the field is {low:.6g} to {high:.6g} ({self.unit}) and never passes {seen:g}")
+      raise UserError(
+        f"mesh: no surface; the field is {low:.6g} to {high:.6g} ({self.unit}) and never crosses {seen:g}"
+      )
     level = seen if level is None else float(level)
     if not low < level < high:
       raise UserError(
@@ -139,13 +141,13 @@ class Extractor:
     *,
     span: float,
   ) -> Float[np.ndarray, "p 3"]:
-    """The colour (albedo, where the method knows light) of surface points, in [0, 1]; where it turns with the view,
-    that of the front.
+    """The colour (albedo, for methods with light) of surface points, in [0, 1]; if it depends on the view, that from
+    the front.
 
-    A soft density field shows what lies some way below its level set, and the colour it has above that has never been
-    seen by a camera. So its colours are composited along the inward normal, as the eye would see them, through `span`
-    world units (`extract` takes 1.5 / the automatic level: about three times the depth at which twice that density
-    stops half of the light). The surface of an occupancy has its own colour, whatever the span.
+    What is visible of a soft density field lies somewhat below its level set, and its colours above that have never
+    been seen by a camera. So colours are composited along the inward normal over `span` world units (`extract` takes
+    1.5 / the automatic level: about three times the depth at which twice that density absorbs half of the light). The
+    surface of an occupancy field has its own colour, whatever the span.
     """
     own, light = jax.tree.map(lambda leaf: leaf[0], (codes.values, lights))
     composited = functools.partial(self._colors, self.model.params, own, light, jnp.float32(span / self._steps))
@@ -174,7 +176,7 @@ def mesh_views(mesh: Mesh, half: float, *, size: int = 256) -> dict[str, Float[n
 
   Colours are shaded by the same light, which moves with the camera. `half` is an `Extractor`'s.
   """
-  fitted = mesh.vertices * (0.12 / half)  # what the preview's camera sees
+  fitted = mesh.vertices * (0.12 / half)  # fits into the view of the preview's camera
   normals = meshes.vertex_normals(mesh) if mesh.normals is None else mesh.normals
   attributes = [normals] if mesh.colors is None else [normals, mesh.colors]
   attributes = np.concatenate(attributes, -1).astype(np.float32)
@@ -192,7 +194,7 @@ def mesh_views(mesh: Mesh, half: float, *, size: int = 256) -> dict[str, Float[n
 
 
 def _on_white(pixels: np.ndarray, colors: np.ndarray, size: int) -> np.ndarray:
-  """Colours at rays of a grid twice as fine, as a picture."""
+  """Colours at the rays of a grid twice as fine, averaged to a picture."""
   fine = np.ones((4 * size * size, 3))
   fine[pixels] = colors
   return fine.reshape(size, 2, size, 2, 3).mean((1, 3))
@@ -200,4 +202,4 @@ def _on_white(pixels: np.ndarray, colors: np.ndarray, size: int) -> np.ndarray:
 
 def _check_finite(values: np.ndarray) -> None:
   if not np.isfinite(values).all():
-    raise UserError("mesh: the field holds numbers that are not finite; this model cannot be meshed")
+    raise UserError("mesh: the field has non-finite values; this model cannot be meshed")

@@ -1,7 +1,7 @@
 """Meshes as files: GLB (glTF 2.0, written here), PLY, OBJ and STL (by trimesh, extra `[mesh]`).
 
-glTF is y up and its units are metres; a world unit becomes one. Colours are kept as they look on a screen (sRGB) in PLY
-and OBJ and in textures; glTF's vertex colours are linear by its specification, so they are converted.
+glTF is y up and its units are metres; a world unit becomes one. Colours are stored as displayed (sRGB) in PLY and
+OBJ and in textures; the vertex colours of glTF are linear by its specification, so they are converted.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from shapegan_jax.meshing.meshes import Mesh
 ENDINGS = (".glb", ".ply", ".obj", ".stl")
 
 _FLOAT, _UINT32 = 5126, 5125  # glTF's names of types
-_VERTICES, _INDICES = 34962, 34963  # and of what a buffer is for
+_VERTICES, _INDICES = 34962, 34963  # and targets of buffer views
 
 
 def write_mesh(path: Path, mesh: Mesh, *, name: str = "mesh", notes: dict[str, Any] | None = None) -> None:
-  """Write `mesh` in the format of the path's ending; `name` and `notes` are kept where the format can (GLB).
+  """Write `mesh` in the format of the path's ending; `name` and `notes` are stored if the format can (GLB).
 
   STL holds triangles only; PLY and OBJ normals and vertex colours; GLB either vertex colours or the texture.
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from shapegan_jax.errors import UserError
 
-_LEAST_SHARE = 1e-3  # of a typical step between neighbours: how far a sample keeps from the level
+_LEAST_SHARE = 1e-3  # least distance of samples from the level, relative to a typical difference between neighbours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Mesh:
   vertices: np.ndarray  # [v, 3]
   faces: np.ndarray  # [f, 3] counter-clockwise from outside
   normals: np.ndarray | None = None  # [v, 3] unit, outward
-  colors: np.ndarray | None = None  # [v, 3] in [0, 1], as shown on a screen
+  colors: np.ndarray | None = None  # [v, 3] in [0, 1], as displayed (sRGB)
   uvs: np.ndarray | None = None  # [v, 2] in [0, 1]
-  texture: np.ndarray | None = None  # [h, w, 3] uint8, as shown on a screen
+  texture: np.ndarray | None = None  # [h, w, 3] uint8, as displayed (sRGB)
 
 
 def dense_samples(
@@ -55,10 +55,10 @@ def dense_samples(
   chunk: int,
   report: Callable[[Iterable[int], int], Iterator[int]] | None = None,
 ) -> Float[np.ndarray, "n n n"]:
-  """The field at every sample; `field`: positions [p, 3] -> values [p], handed `chunk` positions at a time.
+  """The field at every sample; `field`: positions [p, 3] -> values [p], called with `chunk` positions at a time.
 
-  The last chunk is filled up, so that a compiled field sees one shape. `report(items, total)` yields the items
-  (a progress bar).
+  The last chunk is padded, so that a compiled field sees one shape. `report(items, total)` yields the items (a progress
+  bar).
   """
   values = np.empty(grid.size**3, np.float32)
   starts = range(0, len(values), chunk)
@@ -78,23 +78,25 @@ def samples_near_level(
   chunk: int,
   report: Callable[[Iterable[int], int], Iterator[int]] | None = None,
 ) -> Float[np.ndarray, "n n n"]:
-  """Like `dense_samples`, but exact only in blocks of `block`^3 cells near the level; elsewhere on its right side.
+  """Like `dense_samples`, but exact only in blocks of `block`^3 cells near the level; elsewhere on the correct side.
 
-  A coarse grid (the centres of the blocks) says which blocks are near: those whose neighbours lie on both sides. Then
-  blocks are added as long as the surface found leaves those that are known. What is missed are pieces of surface that
-  are apart from all others and slip between the coarse samples.
+  A coarse grid (the centres of the blocks) determines which blocks are near: those with neighbours on both sides. Then
+  blocks are added as long as the surface leaves the known ones. Only separate pieces of surface that slip between the
+  coarse samples are missed.
   """
   if block == 1:
     return dense_samples(field, grid, chunk=chunk, report=report)
   from scipy import ndimage
 
   blocks = -(-grid.size // block)
-  rough = Grid(grid.half * blocks * block / grid.size, blocks)  # the same blocks, centred; moved to the grid's below
+  rough = Grid(
+    grid.half * blocks * block / grid.size, blocks
+  )  # the same blocks, centred; shifted to those of the grid below
   shift = rough.half - grid.half
   coarse = dense_samples(lambda points: field(points + np.float32(shift)), rough, chunk=chunk)
   inside = coarse > level
   wanted = ndimage.maximum_filter(inside, 3, mode="nearest") != ndimage.minimum_filter(inside, 3, mode="nearest")
-  # [block x, within, block y, within, block z, within], filled with the coarse values until something better is known.
+  # [block x, within, block y, within, block z, within], initialised with the coarse values.
   values = np.broadcast_to(coarse[:, None, :, None, :, None], (blocks, block) * 3).copy()
   within = np.stack(np.unravel_index(np.arange(block**3), (block,) * 3), -1)
   known = np.zeros_like(wanted)
@@ -113,7 +115,7 @@ def samples_near_level(
 
 
 def _blocks_crossed(inside: Bool[np.ndarray, "m b m b m b"]) -> Bool[np.ndarray, "m m m"]:
-  """The blocks with a sample that lies on the other side of the level than one of its six neighbours."""
+  """The blocks with a sample on the other side of the level than one of its six neighbours."""
   blocks, block = inside.shape[:2]
   flat = inside.reshape((blocks * block,) * 3)
   crossed = np.zeros_like(flat)
@@ -126,15 +128,15 @@ def _blocks_crossed(inside: Bool[np.ndarray, "m b m b m b"]) -> Bool[np.ndarray,
 
 
 def visible_level(densities: Float[np.ndarray, "x y z"], spacing: float) -> float:
-  """Half the density that the eye rests on: where half of the light that enters from the front has been stopped.
+  """Half the density of the visible surface, where half of the light that enters from the front has been absorbed.
 
-  Rays run down the columns of the grid, from +z to -z; each is stopped by half in some cell, and the level is half the
-  median of these cells' densities. So it follows the field's unit and softness, and the inside of a hard-edged field,
-  as good as constant, is cut at half its value and not in its noise. On trained pi-GAN and ShadeGAN models of the
-  heads this gave, among levels from 5 to 64, the outline nearest to that of the volume's picture (intersection over
-  union 0.98) and the depth that follows the picture's most evenly; it lies a twentieth of the volume's side in front
-  of the expected depth. Higher levels wear off ears and outlines. The papers' own choices, 30 to 35 in a volume of
-  side 0.24, are of the same size.
+  Rays run along the columns of the grid, from +z to -z; each loses half of its light by some cell, and the level is
+  half the median density of these cells. So it adapts to the unit and softness of the field, and a hard-edged field
+  with a nearly constant interior is cut at half its value and not within its noise. For trained pi-GAN and ShadeGAN
+  models of the heads this gave, among levels from 5 to 64, the silhouette closest to that of the rendering
+  (intersection over union 0.98) and the depth with the most constant offset from the rendered one, a twentieth of the
+  volume's side in front of it. Higher levels erode ears and outlines. The papers' own choices, 30 to 35 in a volume of
+  side 0.24, are similar.
 
   Raises:
     UserError: there is no density at all.
@@ -144,31 +146,31 @@ def visible_level(densities: Float[np.ndarray, "x y z"], spacing: float) -> floa
     raise UserError("mesh: the field has no density anywhere in the volume; there is no surface to extract")
   stopped = np.cumsum(columns, -1) * spacing > np.log(2)
   opaque = stopped[:, -1]
-  if not opaque.any():  # mist: the thickest of it
+  if not opaque.any():  # fog: its highest density
     return float(columns.max()) / 2
   return float(np.median(columns[opaque, np.argmax(stopped[opaque], -1)])) / 2
 
 
 def level_set(values: Float[np.ndarray, "n n n"], grid: Grid, level: float) -> Mesh:
-  """The surface where the field passes `level`, by marching cubes (Lewiner et al. 2003), closed.
+  """The closed surface where the field crosses `level`, by marching cubes (Lewiner et al. 2003).
 
-  Beyond the cube nothing is inside: where the inside reaches the cube's border the surface runs along it.
+  Everything beyond the cube is outside: where the inside reaches its border, the surface runs along it.
 
   Raises:
     UserError: the level is outside the field's range, or scikit-image is missing.
   """
   low, high = float(values.min()), float(values.max())
   if not np.isfinite([low, high]).all():
-    raise UserError("mesh: the field holds numbers that are not finite; this model cannot be meshed")
+    raise UserError("mesh: the field has non-finite values; this model cannot be meshed")
   if not low < level < high:
     raise UserError(f"level {level:.6g}: outside the field's range, {low:.6g} to {high:.6g}; choose one between")
   marching_cubes = load_scikit_image().marching_cubes
   above = np.pad(values - np.float32(level), 1, mode="edge")
-  # A sample on the level itself would make triangles without area.
+  # A sample exactly on the level would give degenerate triangles.
   steps = np.abs(np.diff(above, axis=0))[(above[1:] > 0) != (above[:-1] > 0)]
   least = np.float32(_LEAST_SHARE * (np.median(steps) if steps.size else high - low))
   np.copyto(above, np.where(above > 0, least, -least), where=np.abs(above) < least)
-  # Mirrored to the outside, so that the surface passes midway between the border's samples and the padding: the border.
+  # Reflected about the level, so that the surface passes midway between border samples and padding: at the border.
   for side in range(3):
     for end in (0, -1):
       edge = np.moveaxis(above, side, 0)[end]
@@ -179,13 +181,13 @@ def level_set(values: Float[np.ndarray, "n n n"], grid: Grid, level: float) -> M
 
 
 def enclosed_volume(mesh: Mesh) -> float:
-  """Of a closed mesh, in cubic world units; negative where it is inside out."""
+  """Volume of a closed mesh, in cubic world units; negative if it is inside out."""
   a, b, c = (mesh.vertices.astype(np.float64)[mesh.faces[:, k]] for k in range(3))
   return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6)
 
 
 def largest_component(mesh: Mesh) -> tuple[Mesh, int]:
-  """The connected part that encloses most, and how many parts there were. Cavities are parts of their own."""
+  """The connected part with the largest volume, and the number of parts. Cavities are separate parts."""
   from scipy.sparse import coo_array
   from scipy.sparse.csgraph import connected_components
 
@@ -198,7 +200,7 @@ def largest_component(mesh: Mesh) -> tuple[Mesh, int]:
 
 
 def submesh(mesh: Mesh, keep: Bool[np.ndarray, " v"]) -> Mesh:
-  """The vertices to keep and the triangles whose corners are all kept."""
+  """The kept vertices and the triangles whose corners are all kept."""
   number = np.cumsum(keep) - 1
   faces = number[mesh.faces[keep[mesh.faces].all(-1)]].astype(np.int32)
   rows = {
@@ -225,7 +227,7 @@ def outward_normals(
   """Unit normals -gradient / |gradient| of a field that grows inwards.
 
   Where the surface runs along the border of the cube [-half, half]^3, and where the gradient points out of the mesh or
-  is 0 (noise finer than the grid), the normal is that of the triangles.
+  is 0 (noise finer than the grid), the normal is computed from the triangles.
   """
   flat = vertex_normals(mesh)
   smooth = _unit(-gradient.astype(np.float64))

@@ -21,11 +21,11 @@ def relief_mesh(
 ) -> Mesh:
   """The part of a relief inside `mask`, in the world's frame (y up, the front along +z), open at its border.
 
-  Triangles are those that are rasterised (`rendering.rasterizer`), counter-clockwise from the front. The texture is a
-  picture of the canonical view; its colours are also those of the vertices, for formats without textures.
+  Triangles are the ones that `rendering.rasterizer` draws, counter-clockwise from the front. The texture is an image of
+  the canonical view, which also provides vertex colours for formats without textures.
 
   Raises:
-    UserError: the mask leaves no triangle.
+    UserError: no triangle lies inside the mask.
   """
   size = camera.resolution
   points = np.asarray(points_to_world(camera, unproject(camera, jnp.asarray(depth, jnp.float32)))).reshape(-1, 3)

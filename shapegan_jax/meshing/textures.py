@@ -1,4 +1,4 @@
-"""Textures of meshes: an atlas of charts whose texels ask the field for their colours."""
+"""Textures of meshes: an atlas of charts whose texels are coloured by the field."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from shapegan_jax.reporting.previews import to_uint8
 def textured(mesh: Mesh, colors_at: Callable[[np.ndarray, np.ndarray], np.ndarray], *, size: int) -> Mesh:
   """`mesh` (with normals) in charts, with a texture of `size` x `size`.
 
-  `colors_at` answers for surface points [p, 3] and unit normals [p, 3] with colours [p, 3] in [0, 1]. What no triangle
-  covers takes the colour of the nearest texel that one does, so that nothing else bleeds in at the seams.
+  `colors_at` maps surface points [p, 3] and unit normals [p, 3] to colours [p, 3] in [0, 1]. Texels that no triangle
+  covers take the colour of the nearest covered one, so that nothing else bleeds in at the seams.
   """
   from scipy import ndimage
 
   mesh = unwrap(mesh, size)
-  # The renderer's rays run through the corners of its picture, texels lie inside theirs.
+  # The outermost rays of the rasteriser pass through the corners of the picture; those of texels lie inside.
   grid = (mesh.uvs.astype(np.float64) * size - 0.5) / (size - 1) * 2 - 1
   points = grid * np.array([1.0, -1.0])
   hits = rasterize(points, np.ones(len(points)), mesh.faces, height=size, width=size)

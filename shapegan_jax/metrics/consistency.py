@@ -1,4 +1,4 @@
-"""Does a volume show one surface? Its views are laid onto one another, and the spread of the weights along each ray."""
+"""Whether a volume shows one surface: agreement of its views, and the spread of the weights along each ray."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Maps = Array | np.ndarray
 
 @record
 class ViewErrors:
-  """How far one view is from another, per image."""
+  """Differences between two views, per image."""
 
   color: Array  # [b] mean over common pixels and channels of |rgb - rgb'|, in [0, 1]
   depth: Array  # [b] mean over common pixels of |depth - depth'| / depth'
-  share: Array  # [b] common pixels among the first view's solid ones
+  share: Array  # [b] share of common pixels among the solid ones of the first view
 
 
 @record
 class View:
-  """What one camera saw: `rgb` [b, h, w, 3], `depth` [b, h, w] along the optical axis, `solid` [b, h, w] bool."""
+  """The picture of one camera: `rgb` [b, h, w, 3], `depth` [b, h, w] along the optical axis, `solid` [b, h, w] bool."""
 
   rgb: Array
   depth: Array
@@ -34,12 +34,12 @@ class View:
 
 
 def view_errors(first: View, cameras: Cameras, other: View, other_cameras: Cameras, *, tolerance: float) -> ViewErrors:
-  """Every solid pixel of the first views, moved by its depth into the other views and compared with what is there.
+  """Every solid pixel of the first views, reprojected by its depth into the other views and compared there.
 
-  Common pixels: in the first view the pixel and its 8 neighbours are solid; in the other, the four pixels around the
-  place it falls on are so too, colour and depth are bilinear between them, and the point does not lie more than
-  `tolerance` (a part of the depth) behind what is seen there, for then it is taken to be hidden. A point in front of
-  what is seen there can not be hidden: that is an error, however large. Images without common pixels have share 0 and
+  Common pixels: in the first view the pixel and its 8 neighbours are solid; in the other, the four pixels around its
+  reprojection are solid too, colour and depth are interpolated bilinearly between them, and the point does not lie more
+  than `tolerance` (a fraction of the depth) behind the surface there, since it then counts as hidden. A point in front
+  of the surface cannot be hidden: that is an error, however large. Images without common pixels have share 0 and
   errors nan.
   """
   height, width = first.depth.shape[-2:]
@@ -70,7 +70,7 @@ def weighted_variance(
   """(variance of the distance under the weights of a ray, whether the ray counts) as GOF's authors measure it.
 
   sum w (t - mean)^2 / ((sum w + 1e-5) (s - 1) / s), in squared world units; rays count whose weights sum to more than
-  `least`. It depends on where the s samples lie: compare numbers of the same samples only.
+  `least`. It depends on the positions of the s samples: compare only numbers with the same samples.
   """
   weights, t = jnp.asarray(weights), jnp.asarray(t)
   total = jnp.sum(weights, -1)

@@ -1,8 +1,8 @@
-"""SIDE and MAD: how far a depth map is from the truth, by the masks and formulas of Unsup3D (Wu et al., CVPR 2020).
+"""SIDE and MAD: errors of depth maps, by the masks and formulas of Unsup3D (Wu et al., CVPR 2020).
 
-Depth is along the optical axis. It does not matter where it comes from: a network, a generator, a constant. Each answer
-is one number per image; tables average over images and print SIDE times 100 and MAD in degrees. An empty mask gives the
-worst answer (infinity, 180 degrees), never nan. Everything can be jitted.
+Depth is along the optical axis, and may come from a network, a generator or a constant. Each error is one number per
+image; tables average over images and print SIDE times 100 and MAD in degrees. An empty mask gives the worst value
+(infinity, 180 degrees), never nan. Everything can be jitted.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _RELEASED_EPSILON = 1e-7
 
 
 def foreground(depth: Float[Maps, "*b h w"]) -> Bool[Array, "*b h w"]:
-  """Unsup3D's mask of a true depth map whose background lies at its largest depth: nearer than the image's maximum."""
+  """Unsup3D's mask of a true depth map whose background has its largest depth: pixels nearer than the maximum."""
   depth = jnp.asarray(depth)
   return depth < jnp.max(depth, (-2, -1), keepdims=True)
 
 
 def common_mask(predicted: Masks, true: Masks) -> Bool[Array, "*b h w"]:
-  """Where errors are measured: each mask without its outermost pixels, and both of them.
+  """Where errors are measured: the intersection of both masks, each eroded by a pixel.
 
   Unsup3D: a 3 x 3 mean (zeros outside the image) above 0.99, that is, a pixel whose 8 neighbours all belong to it.
   """
@@ -61,15 +61,15 @@ def mad(
   Args:
     fov: the full angle between the outermost pixels in radians, for all images or one each (Unsup3D: 10 degrees).
     meaning: "paper": the angle. "released": as the published code computes it, which divides by the length of the
-      cross product + 1e-7; at 64 pixels that shortens normals by 0.2 to 0.3 %, and two equal maps are then about 6
-      degrees apart. The papers' numbers are of this kind.
+      cross product + 1e-7; at 64 pixels that shortens normals by 0.2 to 0.3 %, so that two equal maps differ by about
+      6 degrees. The papers report this variant.
   """
   epsilon = _RELEASED_EPSILON if meaning == "released" else 0.0
   a, b = (normals(jnp.asarray(depth), fov=fov, epsilon=epsilon) for depth in (predicted, true))
   cosine = jnp.sum(a * b, -1)
   if meaning == "released":
     angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
-  else:  # the arc cosine of a rounded number has no digits at small angles
+  else:  # the arc cosine is inaccurate at small angles
     angle = jnp.arctan2(jnp.linalg.norm(jnp.cross(a, b), axis=-1), cosine)
   mask = jnp.asarray(mask)
   return jnp.where(_any(mask), _mean(jnp.where(mask, jnp.rad2deg(angle), 0.0), mask), 180.0)
@@ -99,7 +99,7 @@ def normals(depth: Float[Array, "*b h w"], *, fov: ArrayLike, epsilon: float = 0
 
 
 def _positive(depth: Maps, mask: Array) -> Array:
-  """Depth, and 1 outside the mask, where there may be none."""
+  """Depth, and 1 outside the mask, where it may be undefined."""
   return jnp.where(mask, jnp.asarray(depth), 1.0)
 
 

@@ -1,7 +1,7 @@
-"""How far two sets of pictures are apart, from their features: Frechet distance, kernel distance, Inception score.
+"""Distances between two sets of pictures, from their features: Frechet distance, kernel distance, Inception score.
 
-All of it is float64 numpy on the host. The distances take features of any network; what they may be called depends on
-the network (`metrics.features`).
+Everything is float64 numpy on the host. The distances take features of any network; their proper names depend on the
+network (`metrics.features`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def moments(features: Float[np.ndarray, "n d"]) -> Moments:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-  """The moments of both sets together (Chan et al. 1979): no digits are lost where the mean is far from 0."""
+  """The moments of both sets together (Chan et al. 1979): accurate even if the mean is far from 0."""
   count = a.count + b.count
   shift = b.mean - a.mean
   scatter = a.scatter + b.scatter + np.outer(shift, shift) * (a.count * b.count / count)
@@ -52,7 +52,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
   C_a C_b it needs no offset where there are fewer pictures than features (singular covariances), and is never complex.
 
   Raises:
-    UserError: fewer than two vectors, of which no covariance is known.
+    UserError: fewer than two vectors, which have no covariance.
   """
   if min(a.count, b.count) < 2:
     raise UserError(f"Frechet distance: needs two pictures of each set, has {a.count} and {b.count}; give more")
@@ -64,15 +64,15 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 def _factor(covariance: Float64[np.ndarray, "d d"]) -> Float64[np.ndarray, "d r"]:
   """F with F F^T = covariance and as many columns as its rank."""
   values, vectors = np.linalg.eigh(covariance)
-  # What rounding leaves of a zero is of this size. Its root is not small: without the cut a distance of 0 would show as
-  # 1e-5 with Inception's 2048 features.
+  # Rounding turns zeros into values of this size. Their roots are not small: without the threshold a distance of 0
+  # would be 1e-5 with Inception's 2048 features.
   real = values > len(values) * np.finfo(np.float64).eps * values[-1]
   return vectors[:, real] * np.sqrt(values[real])
 
 
 @dataclasses.dataclass(frozen=True)
 class KernelDistance:
-  """A kernel distance, its standard error, and the subsets it is the mean of."""
+  """A kernel distance, its standard error, and the subsets that it is averaged over."""
 
   mean: float
   standard_error: float
@@ -88,13 +88,13 @@ def kernel_distance(
   subset_size: int = 1000,
   seed: int = 0,
 ) -> KernelDistance:
-  """Squared maximum mean discrepancy with k(x, y) = (x.y / d + 1)^3 (KID; Binkowski et al. 2018), unbiased: below 0 as
-  often as above where the sets have one distribution. The mean over random subsets, drawn without replacement.
+  """Squared maximum mean discrepancy with k(x, y) = (x.y / d + 1)^3 (KID; Binkowski et al. 2018), unbiased, so it
+  is negative as often as positive for equal distributions. The mean over random subsets, drawn without replacement.
 
   A subset has at most half of the smaller set's pictures, so that subsets differ. The standard error is the delete-many
-  jackknife's, sqrt(s / (n - s)) times the deviation over the subsets of s of the smaller set's n (so it errs upwards
-  where the other set is larger): the usual deviation / sqrt(subsets) would shrink with every further subset although no
-  further picture was looked at.
+  jackknife's, sqrt(s / (n - s)) times the standard deviation over the subsets of s of the smaller set's n (an
+  overestimate if the other set is larger): the usual deviation / sqrt(subsets) would shrink with every further subset
+  although no further picture is used.
 
   Raises:
     UserError: fewer than four pictures in a set, or fewer than two subsets.
@@ -106,7 +106,7 @@ def kernel_distance(
       f"kernel distance: needs four pictures of each set and two subsets of two; has {len(a)} and {len(b)} pictures, "
       f"{subsets} subsets of {subset_size}; give more"
     )
-  # Raw output of a counter-based generator is promised to stay the same in every version of numpy.
+  # numpy guarantees the raw output of a counter-based generator for every version.
   draws = np.random.Philox(np.random.SeedSequence(seed))
 
   def subset(features: np.ndarray) -> np.ndarray:
@@ -133,15 +133,15 @@ def squared_discrepancy(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]
 
 
 def inception_score(probabilities: Float[np.ndarray, "n classes"], *, splits: int = 10) -> tuple[float, float]:
-  """exp(mean over pictures of KL(p(class | picture) || p(class))): its mean and deviation over `splits` equal parts
-  (Salimans et al. 2016); from 1 (every picture like all others) to the number of classes. Fewer pictures than splits:
-  one split.
+  """exp(mean over pictures of KL(p(class | picture) || p(class))): its mean and standard deviation over `splits`
+  equal parts (Salimans et al. 2016); from 1 (all pictures alike) to the number of classes. With fewer pictures
+  than splits: one split.
   """
   probabilities = probabilities.astype(np.float64)
   scores = []
   for part in np.array_split(probabilities, splits if len(probabilities) >= splits else 1):
     marginal = part.mean(0, keepdims=True)
-    # A class that no picture has, has no share in the divergence.
+    # A class without pictures contributes nothing to the divergence.
     ratio = np.divide(part, marginal, out=np.ones_like(part), where=part > 0)
     scores.append(np.exp(np.mean(np.sum(part * np.log(ratio), 1))))
   return float(np.mean(scores)), float(np.std(scores))

@@ -1,7 +1,7 @@
-"""Pictures as feature vectors, and the honest names of distances between them.
+"""Pictures as feature vectors, and the proper names of distances between them.
 
-Which network makes the vectors decides what a distance may be called: only InceptionV3 with the published weights gives
-"FID" and "KID". The others' numbers rank models on one set just as well, and compare with nothing else.
+The name of a distance depends on the network: only InceptionV3 with the published weights gives "FID" and "KID". The
+numbers of other networks rank models on one data set just as well, but compare with no other numbers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FeatureFn = Callable[[UInt8[np.ndarray, "b h w 3"]], tuple[Any, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class FeatureNetwork:
-  """A feature function, its name, and a sentence on how pictures reach it and what is read off."""
+  """A feature function, its name, and a sentence on its inputs and which features are used."""
 
   name: str
   apply: FeatureFn
@@ -43,18 +43,18 @@ class FeatureNetwork:
 
   @property
   def frechet_name(self) -> str:
-    """What the Frechet distance of its features is called."""
+    """The name of the Frechet distance of its features."""
     return frechet_name(self.name)
 
   @property
   def kernel_name(self) -> str:
-    """What the kernel distance of its features is called."""
+    """The name of the kernel distance of its features."""
     return kernel_name(self.name)
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-  """The features of a set of pictures, and its moments. `probabilities` where the network is a classifier."""
+  """The features of a set of pictures, and their moments. `probabilities` if the network is a classifier."""
 
   vectors: Float32[np.ndarray, "n d"]
   moments: Moments
@@ -62,7 +62,7 @@ class Features:
 
 
 def quantise(rgb: Float[np.ndarray, "*b 3"]) -> UInt8[np.ndarray, "*b 3"]:
-  """Colours in [0, 1] as the 8 bits that a picture file has; real pictures have been through that too.
+  """Colours in [0, 1] quantised to 8 bits, as those of real pictures are.
 
   Raises:
     UserError: a colour is not a number.
@@ -73,8 +73,8 @@ def quantise(rgb: Float[np.ndarray, "*b 3"]) -> UInt8[np.ndarray, "*b 3"]:
 
 
 def collect(network: FeatureNetwork, batches: Iterable[UInt8[np.ndarray, "_ h w 3"]]) -> Features:
-  """The features of all pictures of at least one batch. A batch shorter than the first is filled up to its length
-  while it is in the network, so that one compiled program serves all.
+  """The features of all pictures of at least one batch. Shorter batches than the first are padded to its length, so
+  that one compiled program serves all.
   """
   total, vectors, probabilities, length = None, [], [], None
   for pictures in batches:

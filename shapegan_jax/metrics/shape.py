@@ -1,8 +1,7 @@
-"""How good is a shape, from rendered maps alone: hollow faces, flat faces, and normals that contradict the depth.
+"""Quality of a shape from rendered maps alone: hollow faces, flat faces, and normals that contradict the depth.
 
-Images have leading axes `*b`; numpy and jax arrays are both welcome, everything can be jitted. Where a mask is empty
-each answer is the bad one (not convex, flat, 180 degrees), never nan: an empty picture should ring the alarm, not stop
-a run.
+Images have leading axes `*b`, as numpy or jax arrays; everything can be jitted. An empty mask gives the worst value
+(not convex, flat, 180 degrees), never nan: an empty picture should raise an alarm, not stop a run.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from shapegan_jax.numerics import safe_div
 Maps = Array | np.ndarray
 
 _MIN_WEIGHT = 1e-6
-# A mask of a few pixels or of one line of them determines no curvature; the coefficient is then 0.
+# The curvature of a mask of a few pixels or of a single line is undetermined; the coefficient is then 0.
 _SINGULAR = 1e-6
 
 
@@ -35,13 +34,13 @@ def convexity(depth: Float[Maps, "*b h w"], mask: Float[Maps, "*b h w"] | Bool[M
     return (jnp.sum(values * mask, (-2, -1)) / total)[..., None, None]
 
   def without(values: Array, *regressors: Array) -> Array:
-    """What is left of `values` after a fit of a constant and of regressors that are orthogonal to each other."""
+    """The residual of `values` after fitting a constant and regressors that are orthogonal to each other."""
     values = values - mean(values)
     for regressor in regressors:
       values = values - safe_div(mean(values * regressor), mean(regressor * regressor), eps=_SINGULAR) * regressor
     return values
 
-  # c3 does not depend on where x and y start; measured from the mask's middle in the mask's size the fit is well posed.
+  # c3 does not depend on where x and y start; centred on the mask and scaled to its size the fit is well conditioned.
   x, y = without(grid[..., 0]), without(grid[..., 1])
   size = jnp.sqrt(mean(x * x + y * y)) + _MIN_WEIGHT
   x, y = x / size, y / size
@@ -68,7 +67,7 @@ def normal_disagreement_deg(
   """Median angle in degrees between two unit normal maps of one frame, over the mask (above 1/2) eroded by a pixel."""
   a, b = jnp.asarray(normals), jnp.asarray(normals_from_depth)
   inside = erode(jnp.asarray(mask) > 0.5)
-  # atan2 keeps its digits at small angles, where the arc cosine of a rounded dot product has none.
+  # atan2 is accurate at small angles, where the arc cosine of a rounded dot product is not.
   angles = jnp.rad2deg(jnp.arctan2(jnp.linalg.norm(jnp.cross(a, b), axis=-1), jnp.sum(a * b, -1)))
   pixels = (*angles.shape[:-2], -1)
   ordered = jnp.sort(jnp.reshape(jnp.where(inside, angles, jnp.inf), pixels), -1)
@@ -79,7 +78,7 @@ def normal_disagreement_deg(
 
 
 def erode(mask: Float[Maps, "*b h w"] | Bool[Maps, "*b h w"], *, pixels: int = 1) -> Array:
-  """The least of each pixel and its 8 neighbours, `pixels` times; outside the image nothing is in the mask."""
+  """The minimum of each pixel and its 8 neighbours, `pixels` times; the mask is 0 outside the image."""
   mask = jnp.asarray(mask)
   for _ in range(pixels):
     for axis in (-2, -1):

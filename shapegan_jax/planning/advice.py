@@ -11,20 +11,20 @@ from shapegan_jax.methods.catalog import build
 from shapegan_jax.planning.stages import RunPlan, StagePlan, plan_stage, with_points
 
 FEWEST_POINTS = 1024
-"""Below it chunks are too small to be worth proposing."""
+"""Smaller chunks are not proposed."""
 
 MOST_DEVICES = 256
 """More are not proposed."""
 
 Changes = Iterator[tuple[str, Mapping[str, Any]]]
-"""Changes of a config in words, and the config that each makes."""
+"""(description of a change, the changed config)."""
 
 
 def suggestion(run: RunPlan, limit: float | int, points: int) -> str:
-  """What makes the largest stage fit into `limit` bytes a device.
+  """What makes the largest stage fit into `limit` bytes per device.
 
-  The first of `gentle` that does; else more devices, and a smaller batch. All but the number of devices are tried by
-  compiling the largest stage anew. `points` are those in flight where the config lets the device choose.
+  The first of `gentle` that does; else more devices, or a smaller batch. All but the number of devices are checked by
+  compiling the largest stage again. `points` is the number in flight if the config leaves it to the device.
   """
   worst = max(run.stages, key=lambda plan: plan.memory)
 
@@ -41,7 +41,7 @@ def suggestion(run: RunPlan, limit: float | int, points: int) -> str:
 
 
 def gentle(run: RunPlan, points: int) -> Changes:
-  """Changes that change the result by rounding alone: smaller chunks, and the discriminator's work in parts."""
+  """Changes that affect the result only by rounding: smaller chunks, and micro-batches of the discriminator."""
   config, table = run.config, run.config["stages"]
   if "chunk_points" in config.get("rendering", {}):
     points = config["rendering"]["chunk_points"] or points
@@ -54,7 +54,7 @@ def gentle(run: RunPlan, points: int) -> Changes:
 
 
 def more_devices(run: RunPlan, limit: float | int) -> str | None:
-  """The fewest devices that should do, all of them at work; None if there are none."""
+  """The smallest number of devices that should suffice, all of them used; None if there is none."""
   stages = [plan.stage for plan in run.stages]
   rays = [stage.resolution**2 for stage in stages if hasattr(stage, "samples")]
   for devices in range(run.mesh.size + 1, MOST_DEVICES + 1):
@@ -66,7 +66,7 @@ def more_devices(run: RunPlan, limit: float | int) -> str | None:
 
 
 def smaller(run: RunPlan, limit: float | int) -> Changes:
-  """Changes that make the training another one: smaller batches, or fewer samples of the staged methods."""
+  """Changes that make it a different training: smaller batches, or fewer samples for the staged methods."""
   config, table = run.config, run.config["stages"]
   if "batch_size" in table:
     batches = tuple(_batch_that_fits(run, row, limit) for row in range(len(table["batch_size"])))
@@ -84,16 +84,16 @@ def _with_stages(config: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def _needed(run: RunPlan, plan: StagePlan, share: float) -> float:
-  """Estimated memory of a stage where every device has this share of the rows that it has now."""
+  """Estimated memory of a stage if every device has this share of its current rows."""
   return run.state + share * (plan.memory - run.state)
 
 
 def _batch_that_fits(run: RunPlan, row: int, limit: float | int) -> int | None:
-  """The largest batch that should fit of a row of the table of stages; None if there is none."""
+  """The largest batch size that should fit, for a row of the table of stages; None if there is none."""
   table = run.config["stages"]
   batch, starts = table["batch_size"][row], (*table["start"], math.inf)
   plans = [plan for plan in run.stages if starts[row] <= plan.start < starts[row + 1]]
-  # What is looked at together must stay whole: by top-k, by the minibatch deviation, by a part, by a device.
+  # Groups must stay whole: of top-k, of the minibatch standard deviation, of a micro-batch, of a device.
   topk = table["topk_group"][row] if "topk_group" in table else 0
   together = (topk or 1, run.config.get("discriminator", {}).get("group", 1), table.get("micro_batches", 1))
   unit = math.lcm(run.mesh.shape[parallel.DATA], *together)

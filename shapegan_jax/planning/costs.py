@@ -1,8 +1,8 @@
-"""What a program costs, counted and not timed: floating-point operations from its jaxpr, bytes from its compiled form.
+"""The cost of a program, counted and not timed: floating-point operations from its jaxpr, bytes from its compiled form.
 
-XLA's own count takes the body of a loop once; this one multiplies it by the loop's length. It counts what the jaxpr
-says, before the compiler simplifies: recomputation by `jax.checkpoint` included, so the ratio to the count of the same
-program without rematerialisation is the price of saving memory.
+XLA's own count takes the body of a loop once; this one multiplies it by the trip count. It counts the jaxpr before the
+compiler simplifies it, including recomputation by `jax.checkpoint`, so the ratio to the count of the same program
+without rematerialisation is the price of saving memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 @dataclasses.dataclass(frozen=True)
 class Cost:
   """Floating-point operations: of matrix products and convolutions (2 per multiplication and addition), and of
-  everything that is done number by number (1 each, a sine or an exponential too). Integers and copies are free.
+  elementwise operations (1 each, also for a sine or an exponential). Integers and copies are free.
 
   `moved` are the bytes that the products and convolutions read and write, each operand and result once.
   """
@@ -40,17 +40,17 @@ class Cost:
     return Cost(self.products + other.products, self.elementwise + other.elementwise, self.moved + other.moved)
 
   def times(self, n: int) -> Cost:
-    """The cost of doing it n times."""
+    """The cost of n repetitions."""
     return Cost(n * self.products, n * self.elementwise, n * self.moved)
 
 
 def flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Cost:
   """The cost of `function(*args, **kwargs)`; arguments may be `jax.ShapeDtypeStruct`s.
 
-  Of the branches of a `cond` the dearest counts.
+  Of the branches of a `cond` the most expensive one counts.
 
   Raises:
-    ValueError: the program has a loop whose length is not known before it runs.
+    ValueError: the program has a loop of unknown trip count.
   """
   return count(jax.make_jaxpr(lambda *a: function(*a, **kwargs))(*args).jaxpr)
 
@@ -58,8 +58,8 @@ def flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Cost:
 def count(jaxpr: Jaxpr, *, rounds: int | None = None) -> Cost:
   """The cost of a jaxpr (of `jax.stages.Traced`, say), of all devices of its mesh together; see `flops`.
 
-  What leads to no result, such as the half of a derivative that nobody asked for, is not counted: the compiler leaves
-  it out. `rounds` is how often a loop is taken to run whose length is not known before (None: such a loop is an error).
+  Dead code, such as unused halves of derivatives, is not counted, since the compiler removes it. `rounds` is the
+  assumed trip count of loops for which it is unknown (None: such a loop is an error).
   """
   used, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
   return _count(used, rounds)
@@ -98,7 +98,7 @@ def _dot(equation: JaxprEqn) -> int:
 
 
 def _convolution(equation: JaxprEqn) -> int:
-  """2 x output x kernel of one output; zeros put between inputs (a transposed convolution's) are not multiplied."""
+  """2 x output x kernel of one output; the zeros of a transposed convolution's dilation are not counted."""
   kernel, numbers = equation.invars[1].aval, equation.params["dimension_numbers"]
   one = kernel.size // kernel.shape[numbers.rhs_spec[0]]
   return 2 * equation.outvars[0].aval.size * one // math.prod(equation.params["lhs_dilation"])
@@ -117,11 +117,11 @@ _FREE = frozenset((
   "sort", "split", "squeeze", "stop_gradient", "transpose",
 ))
 # fmt: on
-"""Primitives that move numbers and compute none."""
+"""Primitives that move data and compute nothing."""
 
 
 def _elementwise(equation: JaxprEqn) -> int:
-  """An operation for each number that comes out, or, where more go in (a reduction), for each of these."""
+  """One operation per output or, if there are more of them (a reduction), per input."""
   outputs = [v.aval for v in equation.outvars if hasattr(v.aval, "dtype")]
   if not any(jax.numpy.issubdtype(aval.dtype, jax.numpy.floating) for aval in outputs):
     return 0
@@ -133,15 +133,15 @@ def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
   """The jaxprs that a primitive calls: jit, checkpoint, custom derivatives, shard_map."""
   for value in params.values():
     for part in value if isinstance(value, tuple | list) else (value,):
-      part = getattr(part, "jaxpr", part)  # a closed one
+      part = getattr(part, "jaxpr", part)  # of a ClosedJaxpr
       if hasattr(part, "eqns"):
         yield part
 
 
 def collectives(compiled: jax.stages.Compiled) -> Counter[tuple[str, bool]]:
-  """How often the program moves data between devices: {(operation, whether inside of a loop or a branch): places}.
+  """The collectives of a program: {(operation, whether inside a loop or branch): count}.
 
-  An operation on many arrays at once, as which XLA combines those that can wait for one another, is one.
+  A collective on several arrays, into which XLA combines those that can wait for each other, counts once.
   """
   found: Counter[tuple[str, bool]] = Counter()
   inside = False
@@ -159,7 +159,7 @@ _COLLECTIVE = re.compile(
 
 
 def peak_bytes(compiled: jax.stages.Compiled) -> int:
-  """Memory a device needs while the program runs, by the compiler's own plan: arguments, results and what is between.
+  """Memory per device while the program runs, by the compiler's own plan: arguments, results and temporaries.
 
   Donated arguments are counted once.
   """

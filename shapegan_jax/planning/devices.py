@@ -1,10 +1,10 @@
-"""What devices can do: published numbers of named ones, measured ones of this machine; and the time that a step takes.
+"""Performance of devices, published for named ones and measured for this machine, and the time that a step takes.
 
-The model is a roofline by layers, and only a model: of a step, the matrix products and convolutions take as long as
-their arithmetic or their traffic, whichever is longer, and between two products one pass over what they read and wrote
-does everything else (sines, modulation, biases, their derivatives). On a processor, whose cache holds what is passed,
-arithmetic alone counts. Neither the start of a program's many small parts nor the sums over devices are in it, so steps
-under some ten milliseconds are longer than it says. Of what is done in some steps only, every step is charged.
+The model is a roofline by layers, and only a model: matrix products and convolutions take as long as their arithmetic
+or their memory traffic, whichever is longer, and everything else (sines, modulation, biases, derivatives) takes one
+pass over their operands and results. On a processor, whose cache holds these, only arithmetic counts. Launch overhead
+and collectives are not included, so steps under some ten milliseconds take longer than predicted. Work that is done
+only in some steps is charged to every step.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from shapegan_jax.numerics import fast_sin
 from shapegan_jax.planning.costs import Cost, flops
 
 MATRIX_SHARE, BANDWIDTH_SHARE = 0.6, 0.8
-"""How much of a named device's published peaks compiled programs are taken to reach. Assumed, not measured."""
+"""The assumed share of a named device's published peaks that compiled programs reach; not measured."""
 
 PROCESSOR_SHARE = 0.25
-"""How much of a processor's best products and sines a step reaches, whose products are narrower and whose convolutions
-are small: `configs/shadegan.py` 0.27 at 32 pixels and 0.25 at 64, on an idle machine of two cores."""
+"""The share of a processor's best products and sines that a step reaches, whose products are narrower and whose
+convolutions are small: `configs/shadegan.py` 0.27 at 32 pixels and 0.25 at 64, on an idle machine of two cores."""
 
 MEMORY_SHARE = 0.9
-"""How much of a device's memory a step may need: the rest is the driver's, the next batch's and the previews'."""
+"""The share of a device's memory that a step may use; the rest is for the driver, the next batch and previews."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-  """`products`: float32 matrix products as jax computes them there by default, FLOP/s. `elementwise`: FLOP/s of
-  everything else, or None where `bandwidth` [bytes/s] bounds it. `memory` in bytes, None where the system tells none.
+  """`products`: float32 matrix products as jax computes them by default, FLOP/s. `elementwise`: FLOP/s of
+  everything else, or None where `bandwidth` [bytes/s] bounds it. `memory` in bytes, None if unknown.
   """
 
   name: str
@@ -45,7 +45,7 @@ class Device:
   elementwise: float | None = None
 
   def seconds(self, cost: Cost) -> float:
-    """Of a program of this cost on one device."""
+    """The time of a program of this cost on one device."""
     arithmetic = cost.products / self.products
     passing = cost.moved / self.bandwidth if self.bandwidth else 0.0
     between = passing if self.elementwise is None else cost.elementwise / self.elementwise
@@ -53,11 +53,11 @@ class Device:
 
   @property
   def limit(self) -> float | None:
-    """What a step may need, in bytes; None where the memory is unknown."""
+    """The bytes that a step may use; None if the memory is unknown."""
     return None if self.memory is None else MEMORY_SHARE * self.memory
 
   def holds(self, size: float | int) -> bool | None:
-    """Whether a step that needs `size` bytes fits; None where the memory is unknown."""
+    """Whether a step that needs `size` bytes fits; None if the memory is unknown."""
     return None if self.limit is None else size <= self.limit
 
 
@@ -66,8 +66,8 @@ def _published(name: str, tflops: float | int, terabytes: float, gigabytes: floa
 
 
 # jax's default for float32 products is TensorFloat-32 on NVIDIA GPUs from Ampere on, plain float32 before, and one
-# bfloat16 pass on TPUs (docs.jax.dev, "Matmul precision"); all peaks are dense ones. NVIDIA's figures are from tables
-# of others, not from its own data sheets.
+# bfloat16 pass on TPUs (docs.jax.dev, "Matmul precision"); all peaks are dense ones. NVIDIA's figures are from
+# secondary tables, not from its own data sheets.
 NAMED = (
   # SXM: TF32 494.7 TFLOP/s (glennklockwood.com/garden/processors/h100); 4.8 TB/s, 141 GB.
   _published("H200", 494.7, 4.8, 141),
@@ -85,11 +85,11 @@ NAMED = (
 
 
 def this_device() -> Device:
-  """The machine's first device, by the best that it does in about a second."""
+  """The machine's first device, by its best results within about a second."""
   device = jax.local_devices()[0]
   name, memory = f"this one ({device.device_kind})", memory_of(device)
   if device.platform == "cpu":
-    rows, kernel = jnp.ones((4096, 256)), jnp.ones((256, 256))  # as many rows as a step has in flight
+    rows, kernel = jnp.ones((4096, 256)), jnp.ones((256, 256))  # about the number of rows that a step has in flight
     products = _rate(flops(jnp.matmul, rows, kernel).products, jnp.matmul, rows, kernel)
     elementwise = _rate(flops(fast_sin, rows).elementwise, fast_sin, rows)
     return Device(name, PROCESSOR_SHARE * products, None, memory, PROCESSOR_SHARE * elementwise)
@@ -114,7 +114,7 @@ def _best_of(program: Callable[..., Any], *inputs: Any) -> float:
 
 
 def memory_of(device: jax.Device) -> int | None:
-  """Bytes that jax may use on a device: its own limit, or what the machine has free now."""
+  """The bytes that jax may use on a device: its limit, or the free memory of the machine."""
   if device.platform != "cpu":
     return (device.memory_stats() or {}).get("bytes_limit")
   try:

@@ -1,4 +1,4 @@
-"""What each stage of a run costs, from its compiled program, before anything is trained."""
+"""The cost of each stage of a run, from its compiled program, before anything is trained."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from shapegan_jax.schedules import Stage, steps_of_stages
 from shapegan_jax.state import parameter_count
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""For a processor and programs that are not run: the optimisations left out come after memory is planned."""
+"""For processors, and programs that are not run: the disabled optimisations do not affect the memory plan."""
 
 KERNEL_SCRATCH = 800_000
-"""Bytes that a processor's convolutions and matrix products pack their operands into, which no compiler plans: a tenth
-of the small presets' memory, nothing beside others'. Measured with one thread (`tests/tools/test_plan_memory.py`); with
-two, networks that do not wait for each other were seen to take 5 MB."""
+"""Bytes into which a processor's convolutions and matrix products pack their operands, outside the compiler's plan: a
+tenth of the small presets' memory, negligible for others. Measured with one thread (`tests/tools/test_plan_memory.py`);
+with two, independent networks were observed to take 5 MB."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StagePlan:
-  """A stage with all its steps. `cost` is of one step over all devices, `memory` in bytes on each of them."""
+  """A stage with all its steps. `cost` is that of one step over all devices, `memory` in bytes per device."""
 
   stage: Stage
   start: int  # its first step
   steps: int
-  rows: int  # of the batch, on each device (where devices share the rays of a picture, on each group that does)
+  rows: int  # of the batch per device (per group of devices, if these share the rays of a picture)
   cost: Cost
   memory: int
   program: jax.stages.Compiled = dataclasses.field(repr=False, compare=False)
@@ -47,7 +47,7 @@ class StagePlan:
 
 @dataclasses.dataclass(frozen=True)
 class RunPlan:
-  """All stages of a config on a mesh. `state` is in bytes on each device, `parameters` of the generator."""
+  """All stages of a config on a mesh. `state` is in bytes per device, `parameters` counts those of the generator."""
 
   config: Mapping[str, Any]
   method: Method
@@ -58,41 +58,41 @@ class RunPlan:
 
   @property
   def memory(self) -> int:
-    """What the largest stage needs on each device."""
+    """The memory of the largest stage per device."""
     return max(stage.memory for stage in self.stages)
 
 
 class _SomeLights:
-  """Stands for a set whose lights are fitted: numbers change neither time nor memory."""
+  """Stands in for a data set whose lights are fitted: their values affect neither time nor memory."""
 
   def lights(self) -> np.ndarray:
     return np.concatenate([np.eye(4), -np.eye(4)])
 
 
 def complete(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-  """(the config as training would complete it, in all that has a size; remarks). Opens no data set."""
+  """(the config as training would complete it, as far as sizes go; remarks). Opens no data set."""
   config = resolve(dict(config), _SomeLights())
   try:
     return with_dependencies(config)[0], []
-  except UserError as error:  # what it stands on may be trained later
+  except UserError as error:  # the model that it depends on may be trained later
     return config, [f"{error}; planned for the sizes in config.gan.network"]
 
 
 def for_accelerators(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The config with the points in flight that an accelerator would choose; the same where nothing is to choose."""
+  """The config with the points in flight chosen as for an accelerator, if it leaves them to the device."""
   points = config.get("rendering", {}).get("chunk_points")
   return dict(config) if points != 0 else with_points(config, ACCELERATOR_POINTS)
 
 
 def with_points(config: Mapping[str, Any], points: int) -> dict[str, Any]:
-  """The config with so many points in flight."""
+  """The config with this number of points in flight."""
   return {**config, "rendering": {**config["rendering"], "chunk_points": points}}
 
 
 def plan_run(config: Mapping[str, Any], *, method: Method | None = None, quick: bool = False) -> RunPlan:
-  """Compile every stage that the run comes to, for all devices of this process.
+  """Compile every stage that the run reaches, for all devices of this process.
 
-  `method` takes the place of what the config names. `quick` compiles for counting only: the programs would be slow.
+  `method` is used instead of the one that the config names. `quick` compiles for counting only: programs would be slow.
   """
   method = method or build(config)
   mesh = parallel.mesh_for(method.stages)
@@ -101,7 +101,7 @@ def plan_run(config: Mapping[str, Any], *, method: Method | None = None, quick: 
     before = found.get(stage) or plan_stage(method, mesh, start, quick=quick)
     found[stage] = dataclasses.replace(before, steps=before.steps + steps)
   if not found:
-    raise UserError(f"config.num_steps: {config['num_steps']} steps are none to plan; give one or more")
+    raise UserError(f"config.num_steps: {config['num_steps']} steps leave nothing to plan; give one or more")
   state = jax.eval_shape(method.init, root_key(0))
   params = jax.eval_shape(lambda state: method.params_of(state, ema=False), state)
   size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
@@ -109,21 +109,21 @@ def plan_run(config: Mapping[str, Any], *, method: Method | None = None, quick: 
 
 
 def plan_stage(method: Method, mesh: Mesh, step: int, *, quick: bool = False) -> StagePlan:
-  """The stage of a step, of which no steps are counted yet."""
+  """The plan of the stage of a step, with a count of 0 steps."""
   stage = method.plan(step)[0]
   arguments = abstract_arguments(method, mesh, step)
   traced = trace_update(method, mesh, stage, arguments)
   on_processor = jax.default_backend() == "cpu"
   program = traced.lower().compile(QUICK if quick and on_processor else None)
   memory = peak_bytes(program) + (KERNEL_SCRATCH if on_processor else 0)
-  # The one loop of unknown length, a ray's way over a relief, takes about a step a pixel.
+  # The one loop of unknown trip count, marching a ray over a relief, takes about one step per pixel.
   cost = count(traced.jaxpr.jaxpr, rounds=stage.resolution)
   rows = stage.batch_size // mesh.shape[parallel.DATA]
   return StagePlan(stage, step, 0, rows, cost, memory, program)
 
 
 def step_seconds(run: RunPlan, *, steps: int = 3) -> list[float]:
-  """Time of a step of each stage, by making some on noise. What `memory` says must be there."""
+  """The time of a step of each stage, measured on noise. The planned memory must be available."""
   method, mesh, found = run.method, run.mesh, []
   whole, noise = parallel.replicated(mesh), np.random.default_rng(0)
   key = jax.jit(lambda: root_key(0), out_shardings=whole)()

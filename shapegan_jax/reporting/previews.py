@@ -1,6 +1,6 @@
-"""One picture of what a generator knows: a column per latent; rows image, albedo, shading, normals, depth, three yaws.
+"""One picture of what a generator produces: a column per latent; rows image, albedo, shading, normals, depth, yaws.
 
-Maps are laid on white, where the generator says the ray hit nothing. Everything here is numpy.
+Maps are composited over white. Everything here is numpy.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def preview_grid(
   Args:
     front: renderings [n, h, w] seen through `cameras` [n]; rows for the fields that are not None.
     turned: more rows: label -> renderings [n, h, w], of which `rgb` is shown.
-    frame: the frame of the normals' colours (n + 1) / 2. In the camera's, a face that looks at you is light blue.
-    min_cell: small pictures are enlarged by whole factors to at least this many pixels.
+    frame: the frame of the normals' colours (n + 1) / 2. In the camera's, what faces the viewer is light blue.
+    min_cell: small pictures are enlarged by integer factors to at least this many pixels.
   """
   rows = pictures(front, cameras, frame=frame)
   rows |= {label: _pixels(rendering.rgb) for label, rendering in turned.items()}
@@ -45,8 +45,8 @@ def preview_grid(
 def pictures(
   rendering: Rendering, cameras: Cameras, *, frame: Literal["camera", "world"] = "camera"
 ) -> dict[str, Float[np.ndarray, "n h w 3"]]:
-  """Everything a rendering [n, h, w] holds, as pictures in [0, 1]: image, and where known albedo, shading, normals and
-  depth on white. `cameras` [n] and `frame` are the normals'; see `preview_grid`."""
+  """The maps of a rendering [n, h, w] as pictures in [0, 1]: image and, if present, albedo, shading, normals and depth
+  on white. `cameras` [n] and `frame` apply to the normals; see `preview_grid`."""
   shown = {"image": _pixels(rendering.rgb)}
   mask = np.ones(rendering.rgb.shape[:3]) if rendering.acc is None else np.clip(_pixels(rendering.acc), 0.0, 1.0)
   if rendering.albedo is not None:
@@ -64,7 +64,7 @@ def pictures(
 
 
 def depth_colors(depth: Float[Maps, "n h w"], mask: Float[Maps, "n h w"]) -> Float[np.ndarray, "n h w 3"]:
-  """Grey: near is light, far is dark, over the range that 98 % of the masked pixels of all pictures span."""
+  """Grey: near is light and far is dark, over the central 98 % of the depths in all masks."""
   depth = _pixels(depth)
   seen = depth[np.asarray(mask) > 0.5]
   near, far = np.percentile(seen, [1, 99]) if seen.size else (0.0, 1.0)
@@ -91,7 +91,7 @@ def labelled_grid(
 
 
 def to_uint8(rgb: Float[Maps, "*b"]) -> UInt8[np.ndarray, "*b"]:
-  """[0, 1] to 0..255, rounded; what is not finite becomes 0."""
+  """[0, 1] to 0..255, rounded; non-finite values become 0."""
   return np.round(255 * np.nan_to_num(np.clip(np.asarray(rgb, np.float64), 0.0, 1.0))).astype(np.uint8)
 
 

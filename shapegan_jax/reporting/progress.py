@@ -1,4 +1,4 @@
-"""What a person at the terminal sees of a run: speed, time left, numbers; and how lengths and sizes are written."""
+"""Progress of a run on the terminal: speed, time left, numbers; and how durations and sizes are written."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 ProgressBar = Callable[[Iterable[T], str], Iterable[T]]
-"""(items, label) -> the same items: `progress` below, or whatever shows how far a loop has come."""
+"""(items, label) -> the same items, such as `progress` below."""
 
 
 class Averages:
-  """Means of numbers since they were last taken."""
+  """Means of numbers since the last `take`."""
 
   def __init__(self):
     self._values: dict[str, list[float]] = {}
@@ -33,7 +33,7 @@ class Averages:
 
 
 class Progress:
-  """On a terminal a bar with images/s and the time left; in a log file plain lines; nothing when not `active`."""
+  """A bar with images/s and the time left on a terminal, plain lines in a log file, nothing if not `active`."""
 
   def __init__(self, *, total: int, first_step: int = 0, active: bool = True):
     self._active, self._total, self._step, self._bar = active, total, first_step, None
@@ -44,7 +44,7 @@ class Progress:
       self._bar = tqdm(total=total, initial=first_step, bar_format=layout, dynamic_ncols=True, smoothing=0.05)
 
   def advance(self, images: int) -> None:
-    """One more step, of `images` pictures, is done."""
+    """Count a step of `images` pictures."""
     self._step += 1
     self._timed_steps += 1
     self._images += images
@@ -54,17 +54,17 @@ class Progress:
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """The time inside does not count: a compilation or a preview is not a step."""
+    """Exclude the time inside, such as that of a compilation or a preview."""
     begun = time.monotonic()
     yield
     self._paused += time.monotonic() - begun
 
   def seconds(self) -> float:
-    """A clock that stands still while paused."""
+    """Seconds on a clock that stops while paused."""
     return time.monotonic() - self._paused
 
   def restart_clock(self) -> None:
-    """Forget the steps so far: the speed is that of the steps to come."""
+    """Measure the speed from now on."""
     self._started, self._images, self._timed_steps = self.seconds(), 0, 0
 
   @property
@@ -82,7 +82,7 @@ class Progress:
     self.say(f"step {self._step}/{self._total}  {self.images_per_second:.1f} images/s  {left} left  {numbers}")
 
   def say(self, line: str) -> None:
-    """A line for the reader, above the bar."""
+    """Print a line above the bar."""
     if self._bar is not None:
       self._bar.write(line)
     elif self._active:
@@ -94,7 +94,7 @@ class Progress:
 
 
 def duration(seconds: float | int) -> str:
-  """A length of time for people: "40 s", "12 min", "3 h 05 min"."""
+  """A human-readable duration: "40 s", "12 min", "3 h 05 min"."""
   if seconds < 120:
     return f"{max(seconds, 1):.0f} s"
   minutes = round(seconds / 60)
@@ -102,7 +102,7 @@ def duration(seconds: float | int) -> str:
 
 
 def byte_count(n: int) -> str:
-  """A size for people: "850 MB", "1.3 GB"."""
+  """A human-readable size: "850 MB", "1.3 GB"."""
   return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"
 
 

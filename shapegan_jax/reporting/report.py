@@ -1,4 +1,4 @@
-"""An evaluation as a page that a person reads: pictures, numbers, and how each was measured."""
+"""An evaluation as a Markdown page: pictures, numbers, and how each was measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def markdown(title: str, result: Mapping[str, Any], *, pictures: Mapping[str, st
     result: `step`, `alarms`, `protocol` (nested), `depth_baselines` (rows of numbers) and the numbers themselves,
       which are floats.
     pictures: caption -> file beside the page.
-    meanings: name of a number -> what it is, in a sentence.
+    meanings: name of a number -> its meaning in a sentence.
   """
   numbers = {name: value for name, value in result.items() if isinstance(value, float)}
   lines = [f"# {title}, step {result['step']:,}", ""]

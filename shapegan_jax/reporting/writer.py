@@ -1,7 +1,7 @@
 """Where numbers and pictures go: `metrics.jsonl`, TensorBoard event files, PNG files.
 
-One line of `metrics.jsonl` is one step: {"step": 100, "gen/generator": 0.69, ...}; a value that is not finite is the
-string "nan", "inf" or "-inf", since JSON has no such numbers. `step` counts finished updates; one may have two lines.
+One line of `metrics.jsonl` is one step: {"step": 100, "gen/generator": 0.69, ...}; a non-finite value is the string
+"nan", "inf" or "-inf", since JSON has no such numbers. `step` counts finished updates; one may have two lines.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from shapegan_jax.files import AnyPath, aside, copy, in_bucket, located
 
 
 def write_png(path: str | AnyPath, image: UInt8[np.ndarray, "h w 3"]) -> None:
-  """A PNG file, whole or not at all: a viewer never meets half a picture."""
+  """Write a PNG file atomically: a reader never sees half a picture."""
   with aside(path) as temporary:
     Image.fromarray(image).save(temporary, format="PNG")
 
 
 def write_text(path: str | AnyPath, text: str) -> None:
-  """A text file, whole or not at all."""
+  """Write a text file atomically."""
   with aside(path) as temporary:
     temporary.write_text(text, encoding="utf-8")
 
 
 class MetricsWriter:
-  """Appends to the logs of a workdir. A run resumed at `first_step` first drops what an earlier one logged after it.
+  """Appends to the logs of a workdir. A run resumed at `first_step` first drops later lines of an earlier run.
 
-  Nothing can be appended to in a bucket: logs are kept on this machine and copied there by `flush` and `close`.
+  Files in a bucket cannot be appended to: logs are kept on this machine and copied there by `flush` and `close`.
   """
 
   def __init__(self, workdir: str | AnyPath, *, first_step: int = 0, active: bool = True):
@@ -57,7 +57,7 @@ class MetricsWriter:
     self._events = SummaryWriter(str(workdir / "events"), purge_step=first_step + 1, flush_secs=30)
 
   def scalars(self, step: int, values: Mapping[str, float | int]) -> None:
-    """One line and one event per value."""
+    """Write one line, and one event per value."""
     if not self._active:
       return
     shown = {name: float(value) if math.isfinite(value) else str(float(value)) for name, value in values.items()}
@@ -73,7 +73,7 @@ class MetricsWriter:
       self._events.add_image(name, image, step, dataformats="HWC")
 
   def flush(self) -> None:
-    """Copy everything to the bucket, if it goes to one. Called before a checkpoint, what it goes on from is there."""
+    """Copy everything to the bucket, if there is one. Called before a checkpoint, so that its logs are there."""
     if self._active and self._copies_to is not None:
       self._events.flush()
       self._copy()
@@ -94,7 +94,7 @@ class MetricsWriter:
 
 
 def _truncate(path: Path, last_step: int) -> None:
-  """Keep the whole lines up to `last_step`: a killed run may have logged more, and the last line may be cut."""
+  """Keep the complete lines up to `last_step`: a killed run may have logged more, and its last line may be cut off."""
   if not path.exists():
     return
   kept = []

@@ -191,7 +191,7 @@ def test_pictures_of_another_size_are_a_mistake_of_the_caller(inverter):
 
 
 def test_the_perceptual_term_says_what_it_needs(model):
-  with pytest.raises(UserError, match="less than 32 pixels"):
+  with pytest.raises(UserError, match="smaller than 32 pixels"):
     Inverter(model, InversionConfig(perceptual=0.1))
 
 

@@ -160,7 +160,7 @@ def test_a_level_outside_the_range_names_the_range():
     with pytest.raises(UserError, match=r"outside the field's range, -\d.\d+ to 0.9\d+; choose one between"):
       level_set(values, GRID, level)
   values[3, 3, 3] = np.nan
-  with pytest.raises(UserError, match="not finite"):
+  with pytest.raises(UserError, match="non-finite"):
     level_set(values, GRID, 0.0)
 
 

@@ -3,7 +3,7 @@
 from shapegan_jax.reporting.report import markdown
 
 ROW = {"side_e2": 1.5, "mad_deg": 20.0, "side_e2_of_constant": 0.5, "mad_deg_of_constant": 0.25}
-MEANINGS = {"shape/convex_share": "share of samples that bulge towards the camera"}
+MEANINGS = {"shape/convex_share": "share of samples that bulge"}
 
 
 def test_the_page_shows_everything_there_is():

@@ -20,7 +20,7 @@ from shapegan_jax.methods.volume_gan.generators import SirenGenerator
 from shapegan_jax.model import Model
 from shapegan_jax.tools import cli
 from shapegan_jax.tools.mesh import mesh
-from shapegan_jax.tools.shared import subjects
+from shapegan_jax.tools.shared import instances
 from shapegan_jax.types import FieldSamples
 
 pytest.importorskip("skimage")
@@ -158,7 +158,7 @@ def test_colours_of_a_soft_field_are_those_that_show():
     model.method, generator=Ramp(model.method.generator.mapping, model.method.generator.field)
   )
   model = Model(method, model.params, model.config)
-  codes = model.codes(subjects.from_seeds(model, (0,)).latents)
+  codes = model.codes(instances.from_seeds(model, (0,)).latents)
   points, normals = np.float32([[0.013, 0, 0]]), np.float32([[-1, 0, 0]])
   seen = Extractor(model).surface_colors(codes, None, points, normals, span=0.057)
   # Transmittance from 0.013 to 0.02 is exp(-1000 (0.02^2 - 0.013^2)) = 0.79; all is stopped at 0.07.

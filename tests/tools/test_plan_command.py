@@ -142,8 +142,11 @@ def test_free_memory_is_read_from_the_system():
   assert size is None or 2**26 < size < 2**50
 
 
+NO_PROGRAM = jax.jit(lambda: 0).lower().compile()
+
+
 def stage_plan(stage, start, steps, memory):
-  return StagePlan(stage, start, steps, stage.batch_size, Cost(10**9, 10**8, 10**6), memory, None)
+  return StagePlan(stage, start, steps, stage.batch_size, Cost(10**9, 10**8, 10**6), memory, NO_PROGRAM)
 
 
 def run_plan(*stages, config=None, state=10):
@@ -180,7 +183,7 @@ def test_columns_stand_below_one_another():
   assert [short_time(x) for x in (4e-5, 0.0312, 0.66, 12.3, 600.0)] == ["0.04 ms", "31 ms", "0.66 s", "12 s", "10 min"]
 
 
-# A stage needs 100, 2 for each picture and 1 for each 1,000 points in flight; its pictures cost half in two parts.
+# A stage needs 100, 2 for each picture and 1 for each 1,000 points in flight; its pictures cost half in two micro-batches.
 TABLE = {"start": (0, 5), "batch_size": (16, 64), "topk_group": (0, 8)}
 
 
@@ -188,7 +191,7 @@ TABLE = {"start": (0, 5), "batch_size": (16, 64), "topk_group": (0, 8)}
 def world(monkeypatch):
   def planned(method, mesh, start, *, quick):
     row, table = int(start >= 5), method["stages"]
-    batch = table["batch_size"][row] / table.get("parts", 1)
+    batch = table["batch_size"][row] / table.get("micro_batches", 1)
     return stage_plan(GanStage(8, 8), start, 1, int(100 + 2 * batch + method["rendering"]["chunk_points"] / 1000))
 
   monkeypatch.setattr(plan_advice, "plan_stage", planned)
@@ -203,9 +206,9 @@ def world(monkeypatch):
   [
     (250, "--config.rendering.chunk_points=16000"),
     (240, "--config.rendering.chunk_points=4000"),
-    (230, "--config.stages.parts=2"),  # chunks of 1,000 points are too small
-    (200, "--config.stages.parts=4"),
-    (180, "--config.stages.parts=8"),
+    (230, "--config.stages.micro_batches=2"),  # chunks of 1,000 points are too small
+    (200, "--config.stages.micro_batches=4"),
+    (180, "--config.stages.micro_batches=8"),
     # 100 for the state, 192 shared by the devices or in proportion to the batch, of which top-k takes 8 together.
     (171, "4 devices instead of 1 (an estimate: --devices=4 counts)"),
     (140, "8 devices instead of 1 (an estimate: --devices=8 counts)"),

@@ -16,7 +16,7 @@ from shapegan_jax import UserError
 from shapegan_jax.reporting.previews import to_uint8
 from shapegan_jax.tools import cli
 from shapegan_jax.tools.render import interpolation, orbit, render
-from shapegan_jax.tools.shared import drawing, subjects
+from shapegan_jax.tools.shared import drawing, instances
 
 SIZE, CELL, LEFT, HEADER = 8, 66, 56, 16
 
@@ -35,7 +35,7 @@ def shapegan(models, monkeypatch, tmp_path):
 
 def picture_of(model, seed, name="rgb", yaw=None, pitch=None):
   """uint8 [8, 8, 3], without the code under test."""
-  subject = subjects.from_seeds(model, (seed,))
+  subject = instances.from_seeds(model, (seed,))
   cameras = subject.cameras
   if yaw is not None:
     cameras = model.cameras_at(jnp.deg2rad(jnp.array([yaw])), jnp.deg2rad(jnp.array([pitch or 0.0])))
@@ -104,7 +104,7 @@ def test_a_video_has_all_its_frames(shapegan, video, tmp_path):
 
 def test_the_walk_is_closed_and_passes_every_seed(models):
   model = models["shadegan"]
-  given = subjects.from_seeds(model, (0, 1, 2))
+  given = instances.from_seeds(model, (0, 1, 2))
   turned = model.cameras_at(jnp.array([0.1, 0.2, -0.3]), jnp.array([0.0, 0.1, 0.2]))
   given = dataclasses.replace(given, latents=model.codes(given.latents), cameras=turned)
   path = interpolation(model, given, 12)
@@ -118,7 +118,7 @@ def test_the_walk_is_closed_and_passes_every_seed(models):
 
 
 def test_an_orbit_is_closed_and_keeps_to_its_ends(models):
-  given = subjects.from_seeds(models["shadegan"], (0, 1))
+  given = instances.from_seeds(models["shadegan"], (0, 1))
   path = orbit(models["shadegan"], given, 40, yaw=(10.0, 50.0), pitch=(5.0,))
   yaw = np.rad2deg([there.cameras.yaw for there in path])
   assert yaw.shape == (40, 2)
@@ -202,8 +202,8 @@ def test_a_full_disk_leaves_the_old_files_and_nothing_else(shapegan, tmp_path, m
 
 def test_an_exported_file_and_its_codes_are_drawn(models, tmp_path):
   model = models["shadegan"]
-  given = subjects.from_seeds(model, (4,))
-  subjects.save_codes(
+  given = instances.from_seeds(model, (4,))
+  instances.save_codes(
     tmp_path / "codes.safetensors", model, dataclasses.replace(given, latents=model.codes(given.latents))
   )
   arguments = [f"--codes={tmp_path / 'codes.safetensors'}", "--show", "rgb", f"--resolution={SIZE}"]
