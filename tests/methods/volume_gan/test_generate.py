@@ -248,6 +248,22 @@ def test_tracked_steps_sample_the_window_around_what_the_network_predicts(asked,
   assert asked["window"] is None
 
 
+def test_the_surface_network_learns_from_the_distance_alone_and_not_from_where_its_window_lies(asked, key):
+  method = published(shadegan, "celeba")
+  params = method.init_generator(key)
+  stage, anneals = method.plan(30_000)
+
+  @jax.jit
+  @jax.grad
+  def both(surface, share):
+    fakes = method.generate({**params, "surface": surface}, key, traced(anneals), stage=stage)
+    return share * jnp.sum(asked["window"].centre ** 2) + (1 - share) * jnp.sum(fakes.aux["predicted"] ** 2)
+
+  for share, learns in ((1.0, False), (0.0, True)):
+    gradient = both(params["surface"], share)
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient)) == learns
+
+
 def test_inference_by_tracking_samples_the_narrowest_window(asked, key):
   method = published(shadegan, "celeba")
   method = dataclasses.replace(method, tracking=dataclasses.replace(method.tracking, inference=True))

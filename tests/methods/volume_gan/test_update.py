@@ -121,7 +121,11 @@ def test_two_updates_are_the_published_steps_written_out(shared):
 
   gen, disc = state.gen_params, state.disc_params
   gen_squares, disc_squares = (jax.tree.map(jnp.zeros_like, tree) for tree in (gen, disc))
-  average = slow = gen
+  # Both begin as the generator; here elsewhere, so that neither can stand for the other.
+  for tree in (state.ema_params, state.ema_slow_params):
+    jax.tree.map(np.testing.assert_array_equal, tree, gen)
+  average, slow = (jax.tree.map(lambda x, by=by: x + by, gen) for by in (0.2, -0.1))
+  state = dataclasses.replace(state, ema_params=average, ema_slow_params=slow)
   for n, image in enumerate(images, 1):
     state, metrics = method.update(state, {"image": jnp.asarray(image)}, key, ANNEALS, stage=STAGE)
 
