@@ -175,7 +175,8 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def export_safetensors(path: str | Path, params: PyTree, metadata: Mapping[str, Any]) -> None:
-  """Parameters (nested dicts of arrays) in one file, each named by its path `a/b/c`; `metadata` rides along as JSON.
+  """Parameters (nested dicts of arrays) in one file, each named by its path `a/b/c`; `metadata` rides along as JSON, with
+  the `format` of its names (`sections.FORMAT`).
 
   Raises:
     UserError: the file cannot be written; nothing is left behind.
@@ -186,11 +187,12 @@ def export_safetensors(path: str | Path, params: PyTree, metadata: Mapping[str, 
   }
   with aside(path) as temporary:
     # Not save_file, whose files only their owner may read.
-    temporary.write_bytes(safetensors.numpy.save(arrays, {name: json.dumps(x) for name, x in metadata.items()}))
+    described = {name: json.dumps(x) for name, x in ({"format": FORMAT} | dict(metadata)).items()}
+    temporary.write_bytes(safetensors.numpy.save(arrays, described))
 
 
 def import_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-  """(params, metadata) as `export_safetensors` was given them.
+  """(params, metadata) as `export_safetensors` was given them; `format` is that of the file, 0 for older ones.
 
   Raises:
     UserError: no such file, or not one that this package wrote.
@@ -207,4 +209,5 @@ def import_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]
         node[leaf] = file.get_tensor(name)
   except (OSError, ValueError, safetensors.SafetensorError) as error:
     raise UserError(f"{path}: cannot read as exported parameters ({str(error).splitlines()[0]})") from error
+  metadata["format"] = check_format(metadata.get("format", 0), path)
   return params, metadata

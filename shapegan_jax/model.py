@@ -19,7 +19,7 @@ from shapegan_jax.files import AnyPath, located
 from shapegan_jax.methods.base import Method
 from shapegan_jax.methods.catalog import build
 from shapegan_jax.rng import root_key, stream
-from shapegan_jax.sections import FORMAT, check_format, upgraded
+from shapegan_jax.sections import upgraded
 from shapegan_jax.types import Array, Cameras, Codes, FieldSamples, Key, Lights, PyTree, Rendering, Scene
 
 ZOO = Path(__file__).parent / "zoo"
@@ -158,7 +158,7 @@ class Model:
 
   def save(self, path: str | Path) -> None:
     """Write config and parameters to one `.safetensors` file, which `load` reads."""
-    export_safetensors(path, self.params, {"format": FORMAT, "config": self.config, "step": self.step})
+    export_safetensors(path, self.params, {"config": self.config, "step": self.step})
 
   def _picture(
     self,
@@ -197,7 +197,7 @@ def load(path: str | AnyPath) -> Model:
     params, metadata = import_safetensors(path)
     if "config" not in metadata:
       raise UserError(f"{path}: holds parameters but no config of this package; export it with Model.save")
-    config = upgraded(metadata["config"], check_format(metadata.get("format", 0), path))
+    config = upgraded(metadata["config"], metadata["format"])
     method = build(config)
     return Model(method, _fitted(path, params, method), config, step=metadata.get("step", 0))
   if not path.exists():

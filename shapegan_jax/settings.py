@@ -43,8 +43,8 @@ def read_settings(config: str, changes: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def in_one_line(error: Exception) -> str:
-  """The message of one of `MISTAKES` in one line. A config's own error arrives as a traceback, of which the last line speaks; a typo as
-  a twice quoted sentence."""
+  """The message of one of `MISTAKES` in one line. A config's own error arrives as a traceback, whose last line is the
+  message; a typo as a twice quoted sentence."""
   text = str(error.args[0] if error.args else error).replace("\\n", "; ")
   words = re.sub(r"^\w*Error: ", "", [line for line in text.splitlines() if line.strip()][-1].strip())
   typo = "--config has no such setting: " if isinstance(error, AttributeError) else ""

@@ -13,6 +13,7 @@ import shapegan_jax
 from shapegan_jax import checkpoints, parallel, state
 from shapegan_jax.errors import UserError
 from shapegan_jax.model import Model, load
+from shapegan_jax.types import Codes
 
 STEP = jax.jit(lambda x: 1.5 * x + 1.0, donate_argnums=0)
 
@@ -117,11 +118,44 @@ def test_export_and_import_are_inverse(tmp_path, rng):
   params = {"mapping": {"w": rng.normal(size=(3, 4)).astype(np.float32)}, "field": {"l0": {"b": np.arange(2)}}}
   checkpoints.export_safetensors(tmp_path / "m.safetensors", params, {"config": {"a": [1, 2]}, "step": 7})
   restored, metadata = checkpoints.import_safetensors(tmp_path / "m.safetensors")
-  assert metadata == {"config": {"a": [1, 2]}, "step": 7}
+  assert metadata == {"config": {"a": [1, 2]}, "step": 7, "format": 1}
   jax.tree.map(np.testing.assert_array_equal, restored, params)
   (tmp_path / "bad.safetensors").write_bytes(b"no such thing")
   with pytest.raises(UserError, match="cannot read"):
     checkpoints.import_safetensors(tmp_path / "bad.safetensors")
+
+
+def test_files_of_another_format_are_read_in_todays_names_or_refused(tmp_path):
+  path = tmp_path / "m.safetensors"
+  checkpoints.export_safetensors(path, {"w": np.zeros(3)}, {"format": 0})
+  assert checkpoints.import_safetensors(path)[1] == {"format": 0}
+  checkpoints.export_safetensors(path, {"w": np.zeros(3)}, {"format": 2})
+  with pytest.raises(UserError, match="written by a newer version"):
+    checkpoints.import_safetensors(path)
+  checkpoints.claim_workdir(tmp_path / "run", {"method": "pigan", "discriminator": {}})
+  assert json.loads((tmp_path / "run" / "config.json").read_text())["format"] == 1
+  (tmp_path / "run" / "config.json").write_text(json.dumps({"method": "pigan", "critic": {"kind": "strided"}}))
+  assert checkpoints.read_config(tmp_path / "run") == {"method": "pigan", "discriminator": {"kind": "strided"}}
+
+
+def test_a_replaced_method_is_the_one_that_draws(key):
+  """The compiled functions belong to the method: `dataclasses.replace` means what it says."""
+  model = Model(ToyMethod(), ToyMethod().params_of(ToyMethod().init(key)), toy_config(3))
+  scene = model.sample_scene(2)
+  before = model.render(scene.latents, scene.cameras, resolution=4)
+
+  class Other(ToyMethod):
+    def render(self, params, scene, *, resolution, truncation=1.0, key=None):
+      rendering = super().render(params, scene, resolution=resolution)
+      return dataclasses.replace(rendering, rgb=1 - rendering.rgb)
+
+    def codes(self, params, latents, *, truncation=1.0):
+      return Codes((-latents,))
+
+  other = dataclasses.replace(model, method=Other())
+  np.testing.assert_allclose(other.render(scene.latents, scene.cameras, resolution=4).rgb, 1 - before.rgb, atol=1e-6)
+  np.testing.assert_array_equal(other.codes(scene.latents).values[0], -model.codes(scene.latents).values[0])
+  np.testing.assert_array_equal(model.render(scene.latents, scene.cameras, resolution=4).rgb, before.rgb)
 
 
 def test_a_model_is_the_same_from_its_exported_file(tmp_path, key, monkeypatch):

@@ -43,11 +43,10 @@ def convert(
   # Only now is anything heavy loaded: a bad file is refused at once.
   from shapegan_jax.checkpoints import export_safetensors
   from shapegan_jax.methods.catalog import build
-  from shapegan_jax.sections import FORMAT
   from shapegan_jax.state import parameter_count
 
   build(config)
-  export_safetensors(output, params, {"format": FORMAT, "config": config, "step": step})
+  export_safetensors(output, params, {"config": config, "step": step})
   trained = f"{step:,} updates" if step else "number of updates unknown"
   for note in notes:
     print(f"note: {note}")

@@ -18,8 +18,8 @@ class GanStage(Stage):
 
   `topk_group` is the number of fakes that top-k chooses from (0: the whole batch) and `gradient_scale` multiplies the
   generator's gradient before it is clipped: the authors choose within, and sum over, the parts of a split batch.
-  The discriminator works on `micro_batches` one after the other, to save memory (`parallel.in_micro_batches`); this changes
-  nothing else.
+  The discriminator works on `micro_batches` one after the other, to save memory (`parallel.in_micro_batches`); this
+  changes nothing else.
   """
 
   samples: int = 12
