@@ -175,8 +175,9 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def export_safetensors(path: str | Path, params: PyTree, metadata: Mapping[str, Any]) -> None:
-  """Parameters (nested dicts of arrays) in one file, each named by its path `a/b/c`; `metadata` rides along as JSON, with
-  the `format` of its names (`sections.FORMAT`).
+  """Parameters (nested dicts of arrays) in one file, each named by its path `a/b/c`.
+
+  `metadata` rides along as JSON, with the `format` of its names (`sections.FORMAT`).
 
   Raises:
     UserError: the file cannot be written; nothing is left behind.

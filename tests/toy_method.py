@@ -1,7 +1,8 @@
 """The training loop's test double: a method with four parameters whose pictures are a shaded ball, and its data set.
 
 Run as a program it trains in a process of its own: `python toy_method.py WORKDIR NUM_STEPS [DELAY] [COORDINATOR N ID]`.
-Its pictures' pixels are rays, and its step has both kinds of shared work (`parallel.share_rays`, `parallel.in_micro_batches`).
+Its pictures' pixels are rays, and its step has both kinds of shared work (`share_rays` and `in_micro_batches` of
+`parallel`).
 """
 
 import dataclasses
