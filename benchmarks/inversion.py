@@ -1,10 +1,10 @@
-"""Does inversion find what a picture was drawn from? Poses, lights and pictures of held-out latents, found again.
+"""Accuracy of inversion: poses, lights and pictures of held-out latents, recovered from renderings.
 
   python -m benchmarks.inversion --model=shadegan-heads
   python -m benchmarks.inversion --model=runs/heads --encoder=runs/encoder.safetensors --picture=inversion.png
 
-Latents, poses and lights are drawn from the priors with a fixed key; each is rendered, inverted from the picture alone
-and compared. Prints one row of a Markdown table (the first time with its head) and writes everything to a JSON file.
+Latents, poses and lights are sampled from the priors with a fixed key; each is rendered, inverted from the picture
+alone and compared. Prints one row of a Markdown table (the first time with its head) and writes everything to a JSON file.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _ENCODER = flags.DEFINE_string("encoder", None, "File of shapegan train-encoder;
 _COUNT = flags.DEFINE_integer("count", 20, "How many latents.")
 _BATCH = flags.DEFINE_integer("batch", 2, "How many at a time.")
 _OUTPUT = flags.DEFINE_string("output", "inversion.json", "JSON file to write.")
-_PICTURE = flags.DEFINE_string("picture", None, "PNG to write: pictures above what was found.")
+_PICTURE = flags.DEFINE_string("picture", None, "PNG to write: pictures above their inversions.")
 
-_SEED = 12345  # of no training and no preview
+_SEED = 12345  # unused by training and previews
 
 
 def main(argv: list[str]) -> None:
@@ -97,7 +97,7 @@ def _angle_deg(a, b):
 
 
 def _normal_error(drawn, found):
-  """Median angle between the normals of two renderings, in the world, where both are solid; one number a picture."""
+  """Median angle between the normals of two renderings, in the world, where both are solid; one number per picture."""
   import numpy as np
 
   solid = (np.asarray(drawn.acc) > 0.9) & (np.asarray(found.acc) > 0.9)

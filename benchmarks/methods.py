@@ -1,11 +1,11 @@
-"""The NeRF-GAN configs beside one another, at the same budget: the README's table and picture.
+"""Comparison of the NeRF-GAN configs at the same budget: the README's table and picture.
 
   python -m benchmarks.methods --workdir=runs/methods --picture=methods.png
   python -m benchmarks.methods --workdir=runs/methods --configs=pigan,gof --preset=smoke
 
-Trains each config (a run that exists is gone on with), measures it by `--mode=eval`, and then times one training step
-of every stage, all configs in turn in one process, so that a noisy machine treats them alike: medians of `--rounds`
-rounds.
+Trains each config (an existing run is resumed), measures it by `--mode=eval`, and then times one training step
+of every stage, all configs in turn in one process, so that noise of the machine affects all alike: medians of
+`--rounds` rounds.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Pictures a second that the data pipeline gives, beside nothing else: it has to be more than the fastest step takes.
+"""Throughput of the data pipeline alone, in pictures per second: it must exceed that of the fastest step.
 
   python -m benchmarks.pipeline
   python -m benchmarks.pipeline --folder=data/cats --image_size=64
 
-Of the embedded heads, and of a folder of pictures (one made of noise as PNG where none is named). "prepared" is what is
-done once a folder: decoded, cut and kept in one file; "first" while every picture is met for the first time, resized
-and mirrored, "later" once they have all been met.
+For the embedded heads, and a folder of pictures (by default PNG files of noise). "prepared" is done once per folder:
+pictures are decoded, cropped and stored in one file; "first" is the first epoch, which also resizes them, "later" the
+median of the later epochs.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from shapegan_jax.schedules import Stage
 _FOLDER = flags.DEFINE_string("folder", None, "A folder of pictures.")
 _SIZE = flags.DEFINE_integer("image_size", 128, "Pixels that a folder's pictures are prepared at.")
 _BATCH = flags.DEFINE_integer("batch", 16, "Pictures of a batch.")
-_EPOCHS = flags.DEFINE_integer("epochs", 3, "How often every picture is met.")
+_EPOCHS = flags.DEFINE_integer("epochs", 3, "Number of epochs.")
 
 
 def rates(source: Source, resolution: int) -> tuple[float, float]:
-  """Pictures a second in the first epoch, and in the median later one."""
+  """Pictures per second in the first epoch, and in the median later one."""
   steps = max(1, len(source) // _BATCH.value)
   stages = ((0, Stage(resolution, _BATCH.value)),)
   stream = batches(source, stages, first_step=0, num_steps=steps * _EPOCHS.value, seed=0)
@@ -44,7 +44,7 @@ def rates(source: Source, resolution: int) -> tuple[float, float]:
 
 
 def print_row(name: str, prepared: str, source: Source, resolution: int) -> None:
-  """A line of the table."""
+  """Print a row of the table."""
   first, later = rates(source, resolution)
   print(f"| {name} | {prepared} | {first:.0f} / s | {later:.0f} / s |")
 

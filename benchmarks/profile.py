@@ -1,11 +1,11 @@
-"""Where the time of a case goes: seconds by network and kind of operation, from the profiler's own trace.
+"""Where a case spends its time: seconds by network and kind of operation, from the profiler's trace.
 
   python -m benchmarks.profile --case=pigan32
   python -m benchmarks.profile --case=shadegan32 --trace=/tmp/trace    # keep it, for TensorBoard or Perfetto
 
-Time is summed over the threads that run operations, so that a step of 4 s on two cores has 8 s to give; what is not
-there is waiting, or operations that split their work between threads and are counted once. Backward passes have their
-networks' names; "(none)" is what belongs to no network: rendering, optimisers, averages.
+Time is summed over the threads that run operations, so a step of 4 s on two cores has 8 s in total; what is missing is
+idle time, or operations that split their work between threads and are counted once. Backward passes are attributed to
+their networks; "(none)" belongs to no network: rendering, optimisers, averages.
 """
 
 from __future__ import annotations

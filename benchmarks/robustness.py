@@ -1,9 +1,9 @@
-"""Does unposed training find outward, full, smooth shapes from every seed? Prints the README's robustness table.
+"""Whether unposed training finds convex, deep, smooth shapes from every seed. Prints the README's robustness table.
 
   python -m benchmarks.robustness --workdir=runs/robustness
   python -m benchmarks.robustness --workdir=runs/robustness --config=configs/pigan.py --seeds=0,1,2 --steps=500 --jobs=2
 
-Trains the config once per seed (a run that exists is gone on with) and measures 256 samples of each by `--mode=eval`.
+Trains the config once per seed (an existing run is resumed) and measures 256 samples of each by `--mode=eval`.
 `--jobs` runs at a time, each on its own share of the processors.
 """
 

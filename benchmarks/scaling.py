@@ -1,12 +1,12 @@
-"""What a training step moves between devices as their number grows, from the compiled program: nothing is run or timed.
+"""Scaling of a training step with the number of devices, from the compiled program: nothing is run or timed.
 
   python -m benchmarks.scaling --config=configs/shadegan.py:smoke --devices=1,2,4,8
   python -m benchmarks.scaling --config=configs/pigan.py:celeba --step=0 --output=scaling.json
 
 The processor's compiler stands in for any number of devices. "strong" keeps the batch and shares it, "weak" lets it
-grow with the devices. For each: the mesh (pictures x rays of a picture), how often the longest loop of a device turns
-(that over parts of the rays), operations and memory of a device, and the places where devices meet: outside of loops
-(the sum of a network's gradients is one) and inside of them, where none should be.
+grow with the devices. For each: the mesh (pictures x rays of a picture), the trip count of the longest loop of a device
+(over chunks of rays), operations and memory of a device, and the collectives: outside of loops (the sum of a network's
+gradients is one) and inside, where there should be none.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Row:
   devices: int
   mesh: tuple[int, int]
   batch: int
-  turns: int
+  trip_count: int  # of the longest loop
   operations: int  # of a device
   memory: int  # bytes of a device
-  meetings: dict[str, int]  # outside of loops
-  meetings_in_loops: dict[str, int]
+  collectives: dict[str, int]  # outside of loops
+  collectives_in_loops: dict[str, int]
 
 
 def row(settings: dict[str, Any], devices: int, *, step: int = 0, weak: bool = False) -> Row:
@@ -58,25 +58,29 @@ def row(settings: dict[str, Any], devices: int, *, step: int = 0, weak: bool = F
   if mesh.size != devices:
     raise app.UsageError(f"--devices: {devices} devices cannot share this batch")
   plan = plan_stage(method, mesh, step, quick=True)
-  turns = [int(n) for n in re.findall(r'known_trip_count":\{"n":"(\d+)"', plan.program.as_text())]
+  trip_counts = [int(n) for n in re.findall(r'known_trip_count":\{"n":"(\d+)"', plan.program.as_text())]
   found = collectives(plan.program)
   outside, inside = ({name: n for (name, within), n in found.items() if within is where} for where in (False, True))
   operations = plan.cost.total // devices
   name = "weak" if weak else "strong"
   batch = plan.stage.batch_size
-  return Row(name, devices, mesh.devices.shape, batch, max(turns, default=0), operations, plan.memory, outside, inside)
+  return Row(
+    name, devices, mesh.devices.shape, batch, max(trip_counts, default=0), operations, plan.memory, outside, inside
+  )
 
 
 def report(rows: list[Row]) -> str:
   """A Markdown table."""
   lines = [
-    "| scaling | devices | mesh | batch | turns | GFLOP a device | MB a device | meetings | in loops |",
+    "| scaling | devices | mesh | batch | trip count | GFLOP a device | MB a device | collectives | in loops |",
     "|---|---|---|---|---|---|---|---|---|",
   ]
   for r in rows:
-    words = [", ".join(f"{n} {name}" for name, n in sorted(met.items())) for met in (r.meetings, r.meetings_in_loops)]
+    words = [
+      ", ".join(f"{n} {name}" for name, n in sorted(each.items())) for each in (r.collectives, r.collectives_in_loops)
+    ]
     mesh, flop, size = f"{r.mesh[0]} x {r.mesh[1]}", f"{r.operations / 1e9:.2f}", f"{r.memory / 1e6:.1f}"
-    cells = [r.scaling, r.devices, mesh, r.batch, r.turns, flop, size, words[0] or "none", words[1] or "none"]
+    cells = [r.scaling, r.devices, mesh, r.batch, r.trip_count, flop, size, words[0] or "none", words[1] or "none"]
     lines.append(f"| {' | '.join(map(str, cells))} |")
   return "\n".join(lines)
 

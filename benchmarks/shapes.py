@@ -1,11 +1,11 @@
-"""How good the shapes of trained generators are, beside one another and beside bounds: the README's table.
+"""Quality of the shapes of trained generators, compared with each other and with bounds: the README's table.
 
   python -m benchmarks.shapes --models=pigan=runs/methods/pigan,shadegan=shadegan-heads --workdir=runs/depth
 
-For each model: SIDE and MAD of a depth network trained on its pictures and tried on the data set's test split (the
-papers' protocol, `shapegan_jax/evaluation/depth_protocol.py`), as numbers and as fractions of what constant depth gets;
-GOF's weighted variance; and how well its views agree. Prints Markdown and writes `shapes.json` to the workdir, beside
-pictures of the estimated depth. Stopped at any moment it goes on when called again.
+For each model: SIDE and MAD of a depth network trained on its pictures and evaluated on the data set's test split (the
+papers' protocol, `shapegan_jax/evaluation/depth_protocol.py`), as numbers and as fractions of those of constant depth;
+GOF's weighted variance; and the consistency of its views. Prints Markdown and writes `shapes.json` to the workdir,
+beside pictures of the estimated depth. If interrupted, the same command resumes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/depth", "Folder for pairs, netwo
 _DATA = flags.DEFINE_string("data", "heads", "Data set with ground truth: heads or synface.")
 _PATH = flags.DEFINE_string("path", None, "Its directory, where it is not embedded.")
 _FOV = flags.DEFINE_float("fov", 12.0, "Angle of view of its pictures, in degrees (synface: 10).")
-_PAIRS = flags.DEFINE_integer("pairs", DepthProtocol().pairs, "Pictures each depth network learns from.")
+_PAIRS = flags.DEFINE_integer("pairs", DepthProtocol().pairs, "Pictures that each depth network is trained on.")
 _STEPS = flags.DEFINE_integer("steps", DepthProtocol().fit.steps, "Updates of each depth network.")
 _WIDTH = flags.DEFINE_integer("width", DepthProtocol().width, "Its width.")
 _SAMPLES = flags.DEFINE_integer("samples", 64, "Latents for variance and consistency.")
@@ -52,7 +52,7 @@ COLUMNS = {
 def measure(
   results: dict[str, Any], name: str, model: Model | None, data: dict[str, Any], protocol: DepthProtocol
 ) -> None:
-  """Fill in the row of one model (None: rows of the bounds), unless it is of these very parameters and settings."""
+  """Compute the row of one model (None: those of the bounds), unless it exists for these parameters and settings."""
   settings = {"data": data, "protocol": dataclasses.asdict(protocol), "samples": _SAMPLES.value}
   identity = json.loads(json.dumps({**settings, "params": None if model is None else checksum(model.params)}))
   if results.get(name, {}).get("identity") == identity:

@@ -1,15 +1,15 @@
-"""What a training step, a picture and a mesh cost here: time, arithmetic and memory, beside plain PyTorch.
+"""The cost of a training step, a picture and a mesh here: time, arithmetic and memory, compared with plain PyTorch.
 
   python -m benchmarks.speed --output=speed.json
   python -m benchmarks.speed --cases=shadegan32,pigan32 --rounds=5 --torch
 
 A case is one compiled program at published widths (256 wide, 8 layers, 12 + 12 samples, batch 4). Times are medians of
-`--rounds` rounds in which all cases, and with `--torch` their PyTorch twins (`pip install torch`), take turns, so that
-a noisy machine treats them alike: read the ratios. "model" counts the operations of the mathematics, "executed" those
-of the program with what it computes twice to save memory; "of peak" is model operations over time over this machine's
-best matrix product, measured between the rounds. "plan" is the compiler's of the program's memory; the memory ratio is
-of what a process that does nothing else grows by, ours over PyTorch's. "again" is the compilation of a second start,
-which finds the program on disk.
+`--rounds` rounds in which all cases, and with `--torch` their PyTorch twins (`pip install torch`), alternate, so that
+noise of the machine affects all alike: compare ratios. "model" counts the operations of the mathematics, "executed"
+those of the program including recomputation to save memory; "of peak" is model operations per second relative to this
+machine's best matrix product, measured between the rounds. "plan" is the compiler's memory plan; the memory ratio
+compares the growth of a separate process, ours over PyTorch's. "again" is the compile time of a second start, which
+finds the program on disk.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MEMORY_OF = flags.DEFINE_string("memory_of", None, "Run this contender (CASE or
 
 @dataclasses.dataclass
 class Contender:
-  """Something to be timed."""
+  """A program to be timed."""
 
   name: str
   run: Callable[[], Any]
@@ -65,7 +65,7 @@ def ours(name: str) -> Contender:
 
 
 def _compiled(case: Case) -> tuple[jax.stages.Compiled, list[dict[str, float]]]:
-  """(the program, seconds of a first start and of a second one, which finds it on disk as a second training does)."""
+  """(the program, compile seconds of a first start and of a second one, which finds it on disk)."""
   programs, starts = [], []
   for _ in range(2):
     jax.clear_caches()
@@ -105,16 +105,16 @@ def matmul_peak() -> float:
 
 
 def grown(contender: str) -> int:
-  """Bytes by which a process of its own grows when the contender runs (after it was built), at its largest. Linux."""
+  """Peak growth in bytes of a separate process when the contender runs (after it is built). Linux only."""
   command = [sys.executable, "-m", "benchmarks.speed", f"--memory_of={contender}"]
   return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def _print_growth(contender: str) -> None:
-  """Two steps: the first also makes the optimisers' averages, where they are made late."""
+  """Two steps: the first may also allocate the optimiser's moments."""
   name, _, kind = contender.partition(":")
   built = twin(name) if kind else ours(name)
-  Path("/proc/self/clear_refs").write_text("5")  # forget the largest size so far, that of compiling
+  Path("/proc/self/clear_refs").write_text("5")  # reset the peak, which is that of compiling
   before = _resident("VmRSS")
   built.run(), built.run()
   print(_resident("VmHWM") - before)
@@ -164,7 +164,7 @@ def main(argv: list[str]) -> None:
   unknown = sorted(set(names) - set(CASES))
   if unknown:
     raise app.UsageError(f"--cases: {unknown[0]!r} is not one of {', '.join(CASES)}")
-  # jax opens its cache of programs once in a process; this one is empty.
+  # jax opens its compilation cache once per process; this one is empty.
   with tempfile.TemporaryDirectory() as cache:
     jax.config.update("jax_compilation_cache_dir", cache)
     if _MEMORY_OF.value:
@@ -174,7 +174,7 @@ def main(argv: list[str]) -> None:
 
 
 def _compare(names: list[str]) -> None:
-  """Time all cases in turn, print the table."""
+  """Time all cases alternately and print the table."""
   contenders = []
   for name in names:
     contenders.append(ours(name))

@@ -1,6 +1,6 @@
 """The programs that `benchmarks.speed` times and `tests/test_guards.py` counts: steps, a picture, a slab of a mesh.
 
-All have the published widths. Nothing is computed before a case is asked for.
+All have the published widths. Nothing is computed before a case is created.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from shapegan_jax.schedules import Stage
 from shapegan_jax.types import Array, Key, PyTree, Scene
 
 BATCH = 4
-WHOLE = 2**40  # points in flight: all at once, so that nothing is computed twice
+WHOLE = 2**40  # points in flight: all at once, so that nothing is recomputed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Case:
   rounds: int | None = None  # assumed trip count of a loop whose length is not known before
 
   def executed(self) -> Cost:
-    """What the program computes."""
+    """The operations that the program executes."""
     return count(jax.make_jaxpr(self.function)(*self.inputs).jaxpr, rounds=self.rounds)
 
   def model(self) -> Cost:
-    """What the mathematics asks for."""
+    """The operations of the mathematics."""
     return count(jax.make_jaxpr(self.plain)(*self.inputs).jaxpr, rounds=self.rounds)
 
 

@@ -1,9 +1,9 @@
-"""The training steps of pi-GAN and ShadeGAN in plain PyTorch: the opponent of `benchmarks.speed`, and nothing else.
+"""The training steps of pi-GAN and ShadeGAN in plain PyTorch, as the baseline of `benchmarks.speed`.
 
 Written from the papers (Chan et al. 2021; Pan et al. 2021) for this purpose alone, in the way such code is usually
 written: one batch, no chunks, autograd for everything, every sample through density and colour. Widths, samples,
-losses and the order of the updates are those of `configs/{pigan,shadegan}.py:bfm`; weights start at random, since only
-time and memory are asked of it.
+losses and the order of the updates are those of `configs/{pigan,shadegan}.py:bfm`; weights are random, since only time
+and memory are compared.
 """
 
 from __future__ import annotations

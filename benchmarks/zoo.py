@@ -1,4 +1,4 @@
-"""Ships a trained run with the package: its parameters in one file, its picture, and a card that says what it is.
+"""Ships a trained run with the package: its parameters in one file, its picture, and a model card.
 
   python -m shapegan_jax.main --config=configs/shadegan.py --workdir=runs/heads
   python -m shapegan_jax.main --config=configs/shadegan.py --workdir=runs/heads --mode=eval
@@ -6,8 +6,8 @@
   python -m benchmarks.zoo --name=shadegan-heads --workdir=runs/heads --hours=0.6 --machine="two cores of ..." \
       --shapes=runs/depth/shapes.json --row=heads
 
-Every number of the card is the run's own; what is known to be wrong with the model is
-written by a person, in `--faults`, and kept when the model is shipped again.
+Every number of the card is from the run itself; known faults are given in `--faults`, and kept when the model is
+shipped again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SEEDS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-  """What a card says of its picture."""
+  """The description of a card's picture."""
 
   rows: str
   drawn: str
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
   faults = _FAULTS.value or _kept_faults(folder / "card.md")
   if not faults:
     raise SystemExit("--faults: say what is known to be wrong with the model")
-  # What belongs to the machine it was trained on, and to nobody else.
+  # The cache directory belongs to the machine that it was trained on.
   config = {**model.config, "data": {**model.config["data"], "cache_dir": None}}
   model = dataclasses.replace(model, config=config)
   folder.mkdir(parents=True, exist_ok=True)

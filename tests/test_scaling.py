@@ -1,4 +1,4 @@
-"""Growing numbers of devices: each does its share, and they meet only when it is done."""
+"""Scaling with the number of devices: each does its share, and there are few collectives, none of them in loops."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ def rows(request, tmp_path_factory):
   return request.param, {(row["scaling"], row["devices"]): row for row in json.loads(output.read_text())}
 
 
-def test_devices_meet_once_a_network_and_never_in_a_loop(rows):
-  """Top-k gathers the logits; where the rays of a picture are shared, they become pictures once for either network."""
+def test_there_is_a_collective_per_network_and_none_in_a_loop(rows):
+  """Top-k gathers the logits; where the rays of a picture are shared, each network gathers them into pictures once."""
   config, rows = rows
   for row in rows.values():
-    assert not row["meetings_in_loops"], row
-    met, shares_rays = row["meetings"], row["mesh"][1] > 1
-    assert set(met) <= {"all-reduce", "all-gather"}, row
-    assert met["all-reduce"] <= SUMS[config] + shares_rays, row
-    assert met.get("all-gather", 0) <= 1 + PICTURES[config] * shares_rays, row
+    assert not row["collectives_in_loops"], row
+    found, shares_rays = row["collectives"], row["mesh"][1] > 1
+    assert set(found) <= {"all-reduce", "all-gather"}, row
+    assert found["all-reduce"] <= SUMS[config] + shares_rays, row
+    assert found.get("all-gather", 0) <= 1 + PICTURES[config] * shares_rays, row
 
 
-def test_more_devices_do_a_batch_in_parts_and_larger_batches_as_one_does(rows):
-  """Strong scaling divides what a device computes; weak scaling leaves it, and its memory, alone."""
+def test_devices_divide_a_batch_and_scale_with_larger_batches(rows):
+  """Strong scaling divides the work of a device; weak scaling changes neither its work nor its memory."""
   _, rows = rows
   one = rows["strong", 1]
   for (scaling, devices), row in rows.items():
     share = 1 / devices if scaling == "strong" else 1
     assert row["operations"] == pytest.approx(share * one["operations"], rel=0.03), row
-    if share * one["turns"] > 8:  # else another loop is the longest
-      assert row["turns"] == share * one["turns"], row
+    if share * one["trip_count"] > 8:  # otherwise another loop is the longest
+      assert row["trip_count"] == share * one["trip_count"], row
     assert row["memory"] < 1.1 * one["memory"], row

@@ -31,8 +31,8 @@ def open_folder(
 
   Args:
     crop: side of the centred square in pixels of the file; None takes the whole short side.
-    num_examples: keeps the first so many files.
-    kind: the name under which messages and the cache know this set.
+    num_examples: keep only this many files, the first ones.
+    kind: the name of the set in messages and in the cache.
 
   Raises:
     UserError: the directory is missing, not a directory, or holds no readable image.
@@ -58,7 +58,7 @@ def open_folder(
 
 
 def directory(path: str | os.PathLike | None) -> Path:
-  """`path` as an existing directory, or a `UserError` that says what it is instead."""
+  """`path` as an existing directory, or a `UserError` that tells what it is instead."""
   if not path:
     raise UserError("data.path is not set: give the folder that holds the images, --config.data.path=FOLDER.")
   root = Path(path).expanduser()
@@ -70,8 +70,8 @@ def directory(path: str | os.PathLike | None) -> Path:
 
 
 def list_images(root: Path) -> list[str]:
-  """Paths below `root`, sorted, of all files with an image's extension. Hidden files and folders are left out, links
-  are followed, and a folder that links reach twice (or for ever) is read once."""
+  """Paths below `root`, sorted, of all files with an image's extension. Hidden files and folders are ignored, links
+  are followed, and a folder that is reached twice (or in a cycle) is read once."""
   files = sorted(Path(file).relative_to(root).as_posix() for file in _walk(root))
   if not files:
     raise UserError(f"No images in {root} or the folders in it: looked for {' '.join(EXTENSIONS)}.")

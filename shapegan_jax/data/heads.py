@@ -1,7 +1,7 @@
 """The embedded data set `heads`: rendered 3D heads with known camera, light, albedo, depth, normals and mask.
 
 Prepared once by our own renderer (`heads_render`) as a TFDS set in array_record files, without TensorFlow and without
-any download, then read at random. Example i of a split depends only on (split, i, image_size).
+any download, then read by random access. Example i of a split depends only on (split, i, image_size).
 
   directory = heads.prepare(64)
   source = heads.HeadsSource(directory, "train")
@@ -31,7 +31,7 @@ from shapegan_jax.errors import UserError
 
 try:
   import fcntl
-except ImportError:  # no file locks on this system: two preparations at once then both do the work
+except ImportError:  # no file locks on this system: two simultaneous preparations then both do the work
   fcntl = None
 
 VERSION = "1.0.0"
@@ -40,7 +40,7 @@ SMOKE_COUNTS = {"train": 256, "validation": 16, "test": 16}
 
 
 class Heads(tfds.core.GeneratorBasedBuilder):
-  """Rendered heads of one size. `prepare` uses it, and is safe against interruption; use that."""
+  """Rendered heads of one size. Use `prepare` instead, which survives interruption."""
 
   VERSION = tfds.core.Version(VERSION)
   code_path = None  # used to find checksums of downloads; tfds 4.9 needs the undeclared importlib_resources to guess it
@@ -95,10 +95,11 @@ def prepare(
   num_workers: int | None = None,
   progress: bool = True,
 ) -> Path:
-  """The directory of the prepared set, rendering it first where the cache has none.
+  """The directory of the prepared set, which is rendered first if the cache does not have it.
 
-  The set is written aside and renamed when it is whole, so an interrupted preparation leaves nothing that looks like a
-  set; its remains are removed by the next one. A second process waits for the first and uses its result.
+  The set is written to a temporary directory and renamed when it is complete, so an interrupted preparation leaves
+  nothing that looks like a set; its remains are removed by the next one. A second process waits for the first and uses
+  its result.
 
   Args:
     counts: examples per split, of `train`, `validation`, `test`; default 4000, 256, 256.
@@ -138,7 +139,7 @@ def _is_complete(directory: Path) -> bool:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[bool]:
-  """Holds an exclusive lock that the system releases with the process; yields whether there are locks at all."""
+  """Holds an exclusive lock that the system releases with the process; yields whether locks are available."""
   with open(path, "w") as file:
     if fcntl:
       fcntl.flock(file, fcntl.LOCK_EX)
@@ -149,13 +150,13 @@ def _prepare_aside(
   final: Path, *, locked: bool, image_size: int, counts: dict, num_workers: int | None, progress: bool
 ):
   prefix = f".preparing-{VERSION}-"
-  if locked:  # nobody else is at work here: what lies around was interrupted
+  if locked:  # no other process is preparing: leftovers are from interrupted ones
     for remains in final.parent.glob(prefix + "*"):
       shutil.rmtree(remains, ignore_errors=True)
   workers = heads_workers.default_num_workers() if num_workers is None else num_workers
   jobs = [(split, i) for split, count in counts.items() for i in range(count)]
   aside = Path(tempfile.mkdtemp(prefix=prefix, dir=final.parent))
-  tfds.display_progress_bar(False)  # ours says more
+  tfds.display_progress_bar(False)  # ours is more informative
   try:
     with (
       contextlib.closing(heads_workers.render_all(jobs, image_size, num_workers=workers)) as rendered,
@@ -169,7 +170,7 @@ def _prepare_aside(
       builder.download_and_prepare()
     try:
       os.replace(builder.data_dir, final)
-    except OSError:  # without locks another process may have been first; its set equals ours
+    except OSError:  # without locks another process may have finished first; its set equals ours
       if not _is_complete(final):
         raise
   finally:
@@ -193,7 +194,7 @@ class HeadsSource:
     self._builder = tfds.builder_from_directory(self.directory)
     if split not in self._builder.info.splits:
       raise UserError(f"heads: no split {split!r}; {directory} has {', '.join(self._builder.info.splits)}")
-    # The PNGs are decoded here: tfds would do it with OpenCV, or warn that it has none.
+    # The PNGs are decoded here: tfds would use OpenCV, or warn that it is missing.
     keep_png = {"image": tfds.decode.SkipDecoding(), "albedo": tfds.decode.SkipDecoding()}
     self._records = self._builder.as_data_source(split, decoders=keep_png)
 

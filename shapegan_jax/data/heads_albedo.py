@@ -1,7 +1,7 @@
 """The skin, hair and eyes of the `heads` set: a procedural albedo, a function of the position on the rest mesh.
 
-Because it reads rest positions, texture masks and part numbers only, it is the same surface colour at every resolution
-and under every light. There is no photograph in it. Colours are linear reflectances in [0, 1]. Numpy only.
+It depends only on rest positions, texture masks and part numbers, so the surface colour is the same at every resolution
+and under every light. No photograph is involved. Colours are linear reflectances in [0, 1]. Numpy only.
 """
 
 from __future__ import annotations

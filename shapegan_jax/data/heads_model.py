@@ -1,7 +1,7 @@
 """Random people: from (split, index) to a head's geometry, pose and light. Numpy only: worker processes import it.
 
 Every example has its own random streams, one for the shape, one for the appearance and one for the view, so that
-changing how one is drawn leaves the others as they are. Rest coordinates are decimetres from the middle between the
+changing how one is sampled does not affect the others. Rest coordinates are decimetres from the middle between the
 eyes of the base mesh; the object frame is the package's world frame (y up, face towards +z), in which the camera's
 distance is 1.
 """
@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, UInt8
 
 from shapegan_jax.data import heads_hair, heads_mesh
 
-# The distributions, on which configs and tests rely. Angles are radians.
+# The distributions, on which configs and tests rely. Angles are in radians.
 CAMERA_RADIUS = 1.0
 FOV_DEG = 12.0
 CAMERA = {"radius": CAMERA_RADIUS, "fov_deg": FOV_DEG}  # as `geometry.triangles.project` takes it
@@ -38,7 +38,7 @@ LIGHT_COVARIANCE = (
 )
 
 SPLITS = {"train": 0, "validation": 1, "test": 2}
-SERIES = 20260  # first word of every seed; raise it when the set is meant to change
+SERIES = 20260  # first word of every seed; increase it to change the set
 SHAPE_STREAM, APPEARANCE_STREAM, VIEW_STREAM = 0, 1, 2
 BODY_PART, CAP_PART = 0, 3
 MASK_EARS = 2  # channel of the masks
@@ -46,7 +46,7 @@ EAR_RINGS = 3
 LONGEST_EDGE = 0.09  # decimetres; longer edges are split once
 
 SCALE = 0.078  # object units per decimetre
-EYES_AT = (0.0, 0.009, 0.052)  # where the middle between the eyes comes to lie
+EYES_AT = (0.0, 0.009, 0.052)  # position of the middle between the eyes
 MAX_RADIUS = 0.116  # of any vertex: every camera then sees the head between 0.884 and 1.116 along its axis
 MAX_IMAGE = 0.099  # of |x| and |y| on the image plane at distance 1 in the frontal view, whose half-extent is 0.105
 
@@ -272,6 +272,6 @@ def sample_view(rng: np.random.Generator) -> View:
   diffuse = rng.uniform(*BRIGHTNESS_RANGE) - ambient
   x = np.clip(rng.normal(0, LIGHT_X_STD), *LIGHT_X_RANGE)
   y = np.clip(rng.normal(LIGHT_Y_MEAN, LIGHT_Y_STD), *LIGHT_Y_RANGE)
-  # Rounded to what is stored, so that an image is made with exactly the numbers that accompany it.
+  # Rounded to the stored precision, so that an image is rendered with exactly the numbers stored with it.
   light = np.array([2 * ambient - 1, 2 * diffuse - 1, x, y], np.float32)
   return View(float(np.float32(yaw)), float(np.float32(pitch)), light)

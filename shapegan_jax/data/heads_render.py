@@ -2,7 +2,7 @@
 
     image = albedo * (ambient + diffuse * max(0, n . l))
 
-with one white light, no cast shadows, and a constant white background (black would let dark matter hide in it).
+with one white light, no cast shadows, and a constant white background (dark surfaces could hide in a black one).
 Conventions are those of `geometry`: the camera at distance 1 looks at the origin; the pixel of row i and column j looks
 along (linspace(-1, 1, w)[j], linspace(1, -1, h)[i], -1/tan(fov/2)) in the camera frame, end points inclusive.
 
@@ -28,7 +28,7 @@ SUPERSAMPLING = 2
 
 
 def render_example(split: str, index: int, image_size: int, *, supersampling: int = SUPERSAMPLING) -> dict:
-  """Example `index` of a split as float arrays; depends on nothing but the arguments.
+  """Example `index` of a split as float arrays; depends only on the arguments.
 
   Returns:
     image [s, s, 3] and albedo [s, s, 3] in [0, 1]; depth [s, s] (0 outside the mask); normals [s, s, 3] unit, world

@@ -1,4 +1,4 @@
-"""Renders examples of `heads` in worker processes that hold numpy and nothing else.
+"""Renders examples of `heads` in worker processes that import numpy and nothing else.
 
 The workers are started as plain commands (`python -m shapegan_jax.data.heads_workers`), neither forked nor spawned by
 `multiprocessing`: a fork of a process with a running jax can hang, and a spawned child would import the caller's main
@@ -56,7 +56,7 @@ def render_all(jobs: list[tuple[str, int]], image_size: int, *, num_workers: int
   try:
     for k in range(num_workers):
       workers.append(_start({"jobs": jobs[k::num_workers], "image_size": image_size}))
-    for i in range(len(jobs)):  # the pipes hold a few examples each, so that the workers run ahead and then wait
+    for i in range(len(jobs)):  # the pipes buffer a few examples each, so that the workers run ahead and then wait
       yield pickle.load(workers[i % num_workers].stdout)
   except EOFError:
     raise RuntimeError("a rendering process of the heads set died; its error is printed above") from None
@@ -90,7 +90,7 @@ def main() -> None:
       pickle.dump(stored_example(split, index, task["image_size"]), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
       sys.stdout.buffer.flush()
   except BrokenPipeError:
-    os._exit(0)  # the parent is gone: nothing is left to do, not even the flush at exit
+    os._exit(0)  # the parent is gone: there is nothing left to do, not even to flush
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 Two kinds of resize, because they answer two questions:
 
-- A *file* becomes a picture of the prepared size by crop and Pillow's antialiased bicubic filter (`load_square`). How a
-  photograph's camera was set is unknown, so the half pixel between "pixels are areas" and "pixels are points" has no
-  meaning there.
+- A *file* becomes a picture of the prepared size by crop and Pillow's antialiased bicubic filter (`load_square`). The
+  camera of a photograph is unknown, so the half pixel between "pixels are areas" and "pixels are points" has no meaning
+  there.
 - A *prepared picture* becomes a stage's picture by `resize`. Here both sizes are compared with renderings whose rays
   pass through a grid with both end points (pixel i of n at -1 + 2i/(n-1), `geometry.pixels`), so pixel j of m must show
   what lies at i = j(n-1)/(m-1). Area filters (Pillow's, `jax.image.resize`) show i = (j + 1/2) n/m - 1/2 instead: from
-  64 to 32 what lies at the border would move outwards by a quarter of a pixel, and the object seem to grow by 1.6 %.
+  64 to 32 the border would move outwards by a quarter of a pixel, and the object would seem to grow by 1.6 %.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def to_rgb(image: Image.Image, *, background: tuple[int, int, int] = (255, 255, 
 
 
 def _upright(image: Image.Image) -> Image.Image:
-  image.load()  # outside the try: damaged pixels are an error, damaged orientation tags are not
+  image.load()  # outside the try: damaged pixels are an error, damaged orientation tags are ignored
   try:
     return ImageOps.exif_transpose(image)
   except Exception:
@@ -82,7 +82,7 @@ def load_square(
     needed = 2 * size / side
     image.draft(None, (math.ceil(width * needed), math.ceil(height * needed)))  # does nothing unless it is a JPEG
     picture = to_rgb(_upright(image), background=background)
-  scale = min(picture.size) / min(width, height)  # under 1 only where the JPEG was decoded at a reduced scale
+  scale = min(picture.size) / min(width, height)  # below 1 only if the JPEG was decoded at a reduced scale
   box = square_box(*picture.size, side * scale)
   return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))
 
@@ -110,17 +110,17 @@ def resize_matrix(n: int, m: int) -> Float32[np.ndarray, "m n"]:
   weights = np.maximum(0.0, 1.0 - np.abs(offsets) / max(step, 1.0))
   m0, m1, m2 = ((weights * offsets**power).sum(1, keepdims=True) for power in (0, 1, 2))
   determinant = m0 * m2 - m1 * m1
-  alone = determinant < 1e-9  # a single point carries all the weight: nothing to correct
+  alone = determinant < 1e-9  # a single point has all the weight: nothing to correct
   determinant = np.where(alone, 1.0, determinant)
   constant, slope = np.where(alone, 1 / m0, m2 / determinant), np.where(alone, 0.0, -m1 / determinant)
   rows = (weights * (constant + slope * offsets)).astype(np.float32)
-  rows.setflags(write=False)  # the cache hands the same array to everyone
+  rows.setflags(write=False)  # the cache returns the same array to every caller
   return rows
 
 
 @functools.lru_cache(maxsize=64)
 def _taps(n: int, m: int) -> tuple[Int64[np.ndarray, "m k"], Float32[np.ndarray, "m k"]]:
-  """`resize_matrix` as the k neighbours that each row can reach, and their weights."""
+  """`resize_matrix` as the k neighbours with nonzero weight in each row, and these weights."""
   matrix = resize_matrix(n, m)
   k = int((matrix != 0).sum(1).max())
   first = np.minimum((matrix != 0).argmax(1), n - k)
@@ -142,7 +142,7 @@ def resample(images: Float[np.ndarray, "*b h w c"], size: int) -> Float32[np.nda
 
 
 def resize(images: UInt8[np.ndarray, "*b h w c"], size: int) -> UInt8[np.ndarray, "*b size size c"]:
-  """`resample`, rounded to 8 bits. A picture that has the size already is returned as it is."""
+  """`resample`, rounded to 8 bits. A picture that already has the size is returned unchanged."""
   if images.shape[-3:-1] == (size, size):
     return images
   return np.clip(np.rint(resample(images.astype(np.float32), size)), 0, 255).astype(np.uint8)
@@ -162,6 +162,6 @@ def to_signed_unit(images: UInt8[np.ndarray, "*b"]) -> Float32[np.ndarray, "*b"]
 
 
 def describe(error: BaseException) -> str:
-  """A short reason for a message: the first line without the file's name, which the message has already."""
+  """A short reason for a message: the first line, without the file's name, which the message already has."""
   text = str(error).splitlines()[0] if str(error) else ""
   return type(error).__name__ if not text or "/" in text or "\\" in text else text[:80]

@@ -26,15 +26,15 @@ def open_named(
 ) -> PackedSource:
   """The pictures of `tfds.data_source(tfds_name, split=split)`, cropped, resized and prepared once.
 
-  Nothing is downloaded: a set of many gigabytes, with terms of its own, is for its user to fetch.
+  Nothing is downloaded: sets have many gigabytes and their own terms, so users fetch them themselves.
 
   Args:
     tfds_name: as in `tfds.builder`, e.g. "celeb_a" or "celeb_a_hq/256".
-    data_dir: where TFDS keeps its sets, if not in the usual place.
+    data_dir: where TFDS stores its sets, if not in the default place.
     crop: side of the centred square in pixels; None takes the papers' crop of a set they used, else the short side.
 
   Raises:
-    UserError: no such set or split, a set that is not prepared (with the command that does it), or one without images.
+    UserError: no such set or split, a set that is not prepared (with the command that prepares it), or without images.
   """
   if not tfds_name:
     raise UserError("data.tfds_name is not set: name a TFDS image set, for example --config.data.tfds_name=celeb_a.")

@@ -1,8 +1,8 @@
-"""Prepare once, read for ever: a list of pictures of any origin becomes one uint8 array [n, size, size, 3] on disk.
+"""Prepared pictures: a list of pictures of any origin becomes one uint8 array [n, size, size, 3] on disk.
 
-The array lives in `<cache_dir>/<kind>/<size>px-<digest>/`. The digest covers all that the pixels depend on (the files'
-names, sizes and times, the crop), so a changed folder or setting makes a new array and an unchanged one opens at once,
-in any process. It is memory-mapped: the operating system keeps what fits, and a training step never decodes a file.
+The array lives in `<cache_dir>/<kind>/<size>px-<digest>/`. The digest covers everything that the pixels depend on (the
+files' names, sizes and times, the crop), so a changed folder or setting gives a new array and an unchanged one opens at
+once, in any process. It is memory-mapped: the operating system caches what fits, and training never decodes a file.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from PIL import Image
 from shapegan_jax.data.images import describe
 from shapegan_jax.errors import UserError
 
-VERSION = 1  # raise it when the pixels made from the same files change
+VERSION = 1  # increase it when the pixels made from the same files change
 _STALE_SECONDS = 3600.0
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class PackedSource:
-  """A random-access sequence of {'image': uint8 [size, size, 3]}; `labels[i]` says where example i came from."""
+  """A random-access sequence of {'image': uint8 [size, size, 3]}; `labels[i]` tells where example i comes from."""
 
   pictures: UInt8[np.ndarray, "n size size 3"]
   labels: tuple[str, ...]
@@ -67,13 +67,13 @@ def pack(
   recipe: Mapping[str, Any],
   cache_dir: str | os.PathLike | None = None,
 ) -> PackedSource:
-  """`read(k)` for every label, in order, kept in the cache; what cannot be read is counted, named and left out.
+  """`read(k)` for every label, in order, stored in the cache; unreadable pictures are counted, named and skipped.
 
   Args:
     read: called from several threads; any exception means that picture k is unreadable.
     labels: where each picture comes from, for messages.
-    kind, origin: "folder", "cats" ...; and the place, as the user named it.
-    recipe: json-able; whatever the pixels depend on besides labels and size.
+    kind, origin: "folder", "cats" ...; and the location, as the user gave it.
+    recipe: JSON values; everything that the pixels depend on besides labels and size.
     cache_dir: `default_cache_dir()` if None. Several processes may prepare the same pictures at the same time.
   """
   root = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
@@ -93,7 +93,7 @@ def pack(
 
 
 def _write(read: Callable, labels: Sequence[str], *, size: int, home: Path, origin: str) -> None:
-  """Fills a directory beside `home` and renames it: readers see all of it or nothing, whenever the process dies."""
+  """Fills a directory beside `home` and renames it: readers see all or nothing, even if the process dies."""
   wanted = len(labels) * size * size * 3
   partial = None
   try:
@@ -118,7 +118,7 @@ def _write(read: Callable, labels: Sequence[str], *, size: int, home: Path, orig
       try:
         partial.rename(home)
       except OSError:
-        if not (home / "index.json").exists():  # else another process was faster, with the same bytes
+        if not (home / "index.json").exists():  # otherwise another process was faster, with the same bytes
           raise
     else:
       raise UserError(
@@ -135,9 +135,9 @@ def _write(read: Callable, labels: Sequence[str], *, size: int, home: Path, orig
 
 
 def _remove_stale(home: Path) -> None:
-  """Removes what killed processes left: partial arrays that nobody has written to for an hour."""
+  """Removes the leftovers of killed processes: partial arrays that have not been written to for an hour."""
   for leftover in home.parent.glob(f"{home.name}.partial-*"):
-    with contextlib.suppress(OSError):  # it may be renamed or removed under our eyes
+    with contextlib.suppress(OSError):  # it may be renamed or removed at any time
       file = leftover / "pictures.u8"
       if time.time() - (file if file.exists() else leftover).stat().st_mtime > _STALE_SECONDS:
         shutil.rmtree(leftover, ignore_errors=True)
@@ -150,12 +150,12 @@ def _read_all(read: Callable, count: int, title: str) -> Iterator[tuple[np.ndarr
   def attempt(k: int) -> tuple[np.ndarray | None, str]:
     try:
       return read(k), ""
-    except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
       return None, describe(error)
 
   workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
   with warnings.catch_warnings(), ThreadPool(workers) as pool:
-    warnings.simplefilter("ignore")  # odd metadata is no news to somebody who trains on thousands of files
+    warnings.simplefilter("ignore")  # odd metadata does not matter among thousands of files
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     yield from tqdm(pool.imap(attempt, range(count)), title, count, unit="images", leave=False, delay=0.5)
 

@@ -1,9 +1,9 @@
-"""From a config to batches. Data is a pure function of the step.
+"""From a data source to batches. Data is a pure function of the step.
 
 Example i of step n is number `examples_before(n) + i` of an endless sequence: epoch after epoch of the source, each in
 an order that depends on (seed, epoch) alone; whether it is mirrored depends on its number alone. Batches are global,
-and a process computes only its own rows of them. So nothing is saved or restored: a run resumed at any step, on any
-number of processes, sees the pictures it would have seen. The loader (grain) only maps and prefetches.
+and a process computes only its own rows. So nothing is saved or restored: a run resumed at any step, on any number of
+processes, sees the same pictures. The loader (grain) only maps and prefetches.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BatchSpec = dict[str, tuple[tuple[int, ...], np.dtype]]
 def batch_spec(stage: Stage, *, uses_data: bool = True) -> BatchSpec:
   """What the global batches of a stage consist of; nothing for a method that reads no data.
 
-  Whoever adds to a batch (a mask, the pose of an image) adds it here: the update is compiled for these arrays.
+  Further arrays of a batch (a mask, the pose of an image) must be declared here: the update is compiled for them.
   """
   if not uses_data:
     return {}
@@ -42,10 +42,10 @@ def batch_spec(stage: Stage, *, uses_data: bool = True) -> BatchSpec:
 
 @functools.lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, count: int) -> tuple[Int64[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
-  """The order of an epoch, a permutation of 0 ... count-1, and a coin for each place in it.
+  """The order of an epoch, a permutation of 0 ... count-1, and a coin flip for each position.
 
-  Sorted raw output of a counter-based generator: unlike numpy's `permutation`, it is promised to stay the same in every
-  version, so a run can be resumed years later.
+  Sorted raw output of a counter-based generator: unlike `permutation`, numpy guarantees it for every version, so a run
+  can be resumed years later.
   """
   words = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(2 * count)
   order, coins = np.argsort(words[:count], kind="stable"), words[count:] >> np.uint64(63) == 1
@@ -57,14 +57,14 @@ def epoch_order(seed: int, epoch: int, count: int) -> tuple[Int64[np.ndarray, "n
 def pick_examples(
   seed: int, first: int, number: int, count: int
 ) -> tuple[Int64[np.ndarray, "number"], Bool[np.ndarray, "number"]]:
-  """Source index and coin of the examples `first` ... `first + number - 1` of the endless sequence."""
+  """Source index and coin flip of the examples `first` ... `first + number - 1` of the endless sequence."""
   epochs, places = np.divmod(np.arange(first, first + number), count)
   picked = [tuple(part[places[epochs == e]] for part in epoch_order(seed, int(e), count)) for e in np.unique(epochs)]
   return np.concatenate([order for order, _ in picked]), np.concatenate([coins for _, coins in picked])
 
 
 class _Memo:
-  """Rows computed on first use and kept. Two threads may compute the same row: it is the same row."""
+  """Rows computed on first use and cached. Two threads may compute a row twice, with the same result."""
 
   def __init__(self, read: Callable[[int], np.ndarray], count: int, shape: tuple[int, ...]):
     self._read = read
@@ -79,7 +79,7 @@ class _Memo:
 
 
 class _Pictures:
-  """The source's pictures at one resolution, from memory where they fit."""
+  """The source's pictures at one resolution, from memory if they fit."""
 
   def __init__(self, source: Source, held: np.ndarray | None, resolution: int, *, legacy: bool, cache_bytes: int):
     self._resolution, self._legacy = resolution, legacy
@@ -88,7 +88,7 @@ class _Pictures:
       return held[index] if held is not None else np.asarray(source[index]["image"])
 
     shape = one(0).shape
-    # The nearest resize takes other pixels from a mirrored picture: it comes after the mirror, so full ones are kept.
+    # Nearest-neighbour resizing does not commute with mirroring and comes after it, so full pictures are cached.
     keeps = shape if legacy else (resolution, resolution, 3)
     read = one if legacy else lambda index: resize_antialiased(one(index), resolution)
     if held is not None and keeps == shape:
@@ -153,9 +153,9 @@ def batches(
         f"A stage trains at {stage.resolution}x{stage.resolution}, but the pictures were prepared at {width}x{height}:"
         f" set data.image_size={stage.resolution} or more."
       )
-  import grain  # here: it costs most of a second, and `--help` does not need it
+  import grain  # here: it takes most of a second, and `--help` does not need it
 
-  # A memory-mapped set costs nothing to hold; another is decoded once, if it fits.
+  # A memory-mapped set takes no memory; others are decoded once, if they fit.
   fits = len(source) * height * width * 3 <= CACHE_BYTES
   held = source.images() if isinstance(source, PackedSource) or (fits and hasattr(source, "images")) else None
   budget, legacy = CACHE_BYTES // len(resolutions), resize == "legacy"

@@ -1,4 +1,4 @@
-"""Sets in the layouts their authors publish: synface (BFM faces with depth), GRAF's cats, GRAF's CARLA cars."""
+"""Sets in the layouts of their authors: synface (BFM faces with depth), GRAF's cats, GRAF's CARLA cars."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEAREST, FARTHEST = 0.9, 1.1  # Unsup3d's depth range; white is near, black is t
 
 @dataclasses.dataclass(frozen=True)
 class SynfaceSource(PackedSource):
-  """Faces; where there is a depth file also 'depth' float32 [size, size] along the optical axis and 'mask' bool."""
+  """Faces; if there is a depth file also 'depth' float32 [size, size] along the optical axis and 'mask' bool."""
 
   root: Path
   crop: int
@@ -40,8 +40,8 @@ def read_depth(
 ) -> tuple[Float32[np.ndarray, "size size"], Bool[np.ndarray, "size size"]]:
   """Depth of Unsup3d's picture g in [0, 1]: t = (1-g)*2 - 1, depth = 0.9 (1-t)/2 + 1.1 (1+t)/2; mask = depth < max.
 
-  The first channel counts. 8-bit files are resized as 8-bit, as in the published evaluation, so that numbers compare:
-  its step is 0.2/255 of depth, several degrees of slope at 64 pixels.
+  The first channel counts. 8-bit files are resized as 8-bit, as in the published evaluation, so that numbers are
+  comparable: the depth step is 0.2/255, several degrees of slope at 64 pixels.
   """
   with Image.open(file) as image:
     image.load()
@@ -64,7 +64,7 @@ def open_synface(
   num_examples: int | None = None,
   cache_dir: str | os.PathLike | None = None,
 ) -> SynfaceSource:
-  """`<path>/{train,val,test}/image/*.png`, and `.../depth/*.png` with 'image' read as 'depth' in the file name too.
+  """`<path>/{train,val,test}/image/*.png`, and `.../depth/*.png` with 'image' replaced by 'depth' in the file name.
 
   `path` may also be the split's own folder. Crop: 170 pixels, as ShadeGAN, GOF and Unsup3d do.
   """
@@ -85,7 +85,7 @@ def _synface_folder(root: Path, split: str) -> Path:
       return folder
   raise UserError(
     f"data.path={root} does not hold the {split} split of synface: expected {root / names[0] / 'image'} with PNG files"
-    " (and depth beside image), as Unsup3d's synface.zip unpacks."
+    " (and depth beside image), as in Unsup3d's synface.zip."
   )
 
 

@@ -1,4 +1,4 @@
-"""The `data` section of a config, opened: one function per kind of set, each imported only when it is asked for."""
+"""Opens the data set of a config: one function per kind of set, each imported only when it is needed."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class DataConfig:
   Attributes:
     name: which set; `none` is for methods whose pictures come from a generator.
     split: folder, cats and carla have one.
-    image_size: the side at which pictures are prepared.
+    image_size: height and width of the prepared pictures.
     path: the directory (named: TFDS's own).
-    tfds_name: named: what TFDS calls the set.
-    cache_dir: where prepared pictures are kept.
-    num_examples: at most this many (heads: how many training heads to render).
+    tfds_name: named: the name of the set in TFDS.
+    cache_dir: where prepared pictures are stored.
+    num_examples: at most this many (heads: the number of training heads to render).
     crop: side of the centred square, in pixels of the file.
     background: the colour under transparent pixels.
-    flip, resize: how `pipeline.batches` mirrors and shrinks pictures.
+    flip, resize: how `pipeline.batches` mirrors and resizes pictures.
   """
 
   name: Name
@@ -46,7 +46,7 @@ class DataConfig:
 
 @runtime_checkable
 class Source(Protocol):
-  """Random access to examples: 'image' uint8 [size, size, 3] and, where known, albedo, depth, normals, mask, yaw,
+  """Random access to examples: 'image' uint8 [size, size, 3] and, if known, albedo, depth, normals, mask, yaw,
   pitch, light. A source that holds all its pictures may also offer `images()`, uint8 [n, size, size, 3]."""
 
   def __len__(self) -> int: ...
@@ -58,7 +58,7 @@ def read_data(data_config: Mapping[str, Any]) -> DataConfig:
   """The section `data` of a config.
 
   Raises:
-    UserError: a setting that does not exist, or a value that may not stand there.
+    UserError: an unknown setting or an invalid value.
   """
   known = settings_of(DataConfig)
   given = {key: value for key, value in data_config.items() if value is not None or key not in known}
@@ -67,10 +67,10 @@ def read_data(data_config: Mapping[str, Any]) -> DataConfig:
 
 
 def open_source(data_config: Mapping[str, Any]) -> Source:
-  """The set that a config's `data` section names. `flip` and `resize` belong to `pipeline.batches`.
+  """The data set that the `data` section of a config names. `flip` and `resize` belong to `pipeline.batches`.
 
   Raises:
-    UserError: an unknown name, setting or value, or whatever is wrong with the set itself.
+    UserError: an unknown name, setting or value, or a problem of the set itself.
   """
   config = read_data(data_config)
   openers: dict[Name, Callable[[DataConfig], Source]] = {
@@ -86,7 +86,7 @@ def open_source(data_config: Mapping[str, Any]) -> Source:
 
 
 def _options(config: DataConfig, *extra: str) -> dict[str, Any]:
-  """The settings of these names that are not left to the set."""
+  """The settings of these names that are not None."""
   chosen = {name: getattr(config, name) for name in ("image_size", "num_examples", "cache_dir", *extra)}
   return {name: value for name, value in chosen.items() if value is not None}
 

@@ -23,7 +23,7 @@ def convert(
 
   State dicts, whole pickled modules and averages are read, in both of PyTorch's formats and without PyTorch; of
   StyleGAN2 also NVIDIA's pickles, those of TensorFlow too, with the discriminator. Nothing in a file is ever executed:
-  what is not data is refused. The model renders as its authors' code does; nothing in a file tells pi-GAN from GOF, so
+  anything but data is refused. The model renders as its authors' code does; a file does not tell pi-GAN from GOF, so
   --method must be right.
 
   Args:
@@ -40,7 +40,7 @@ def convert(
   if os.path.isdir(output):
     raise UserError(f"--output={output}: is a folder; name a file in it, such as {output / 'model.safetensors'}")
   params, config, step, notes = _read(method, input, ema, dataset)
-  # Only now is anything heavy loaded: a bad file is refused at once.
+  # Heavy imports come last: a bad file is refused at once.
   from shapegan_jax.checkpoints import export_safetensors
   from shapegan_jax.methods.catalog import build
   from shapegan_jax.state import parameter_count
@@ -62,12 +62,12 @@ def _read(
 
   if method == "stylegan2":
     if ema is not None or dataset is not None:
-      raise UserError("--ema, --dataset: a StyleGAN2 file holds its average itself and needs no set; leave them out")
+      raise UserError("--ema, --dataset: a StyleGAN2 file contains its average and needs no data set; leave them out")
     found = stylegan2.read_gan(input)
     return found.params, found.config, 0, found.notes
   if method == "graf":
     if ema is not None:
-      raise UserError("--ema: a GRAF checkpoint holds its average itself; leave it out")
+      raise UserError("--ema: a GRAF checkpoint contains its average; leave it out")
     if dataset == "bfm":
       raise UserError(
         "--dataset=bfm: no graf model of it was published; choose one of carla, celeba, celebahq, cats, cub"

@@ -1,4 +1,4 @@
-"""A picture of what GRAF's two codes do."""
+"""A picture of the roles of GRAF's two codes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from shapegan_jax.types import Key
 def disentanglement_grid(
   model: Model, *, count: int = 5, resolution: int | None = None, key: Key | None = None
 ) -> UInt8[np.ndarray, "height width 3"]:
-  """A picture of what the two codes do: columns share a shape, rows an appearance, all from the prior's central pose.
+  """A picture of the roles of the two codes: columns share a shape, rows an appearance, all in the central pose.
 
   Args:
     model: a trained GRAF (`shapegan_jax.load`).
-    count: latents, drawn with `key` (None: always the same); the diagonal shows them as they are.
-    resolution: pixels a side of each picture; None: that of the last training stage.
+    count: latents, sampled with `key` (None: always the same); the diagonal shows them unmixed.
+    resolution: height and width of each picture in pixels; None: those of the last training stage.
 
   Raises:
     UserError: the model's method has no separate codes.

@@ -1,4 +1,4 @@
-"""`shapegan doctor`: what this machine has, what is missing and how to get it, and whether it works."""
+"""`shapegan doctor`: what this machine has, what is missing and how to install it, and whether it works."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ GIB = 2**30
 
 
 def doctor(*, self_test: bool = True) -> None:
-  """Say what this installation has and what it lacks, and try it out in about ten seconds.
+  """Report what this installation has and what is missing, and test it in about ten seconds.
 
   shapegan doctor
 
-  Exit code 1 if something that every command needs is missing or the self-test fails, with one line that says what.
+  Exit code 1 if something that every command needs is missing or the self-test fails, with a one-line reason.
 
   Args:
-    self_test: Whether to try it out: arithmetic, a picture, two training steps, writing to the caches.
+    self_test: Whether to run the self-test: arithmetic, a picture, two training steps, writing to the caches.
   """
   missing = report_packages()
   report_extras()
@@ -55,7 +55,7 @@ def doctor(*, self_test: bool = True) -> None:
 def report_packages() -> list[str]:
   """Print the versions; return what is missing."""
   found = {name: _version(name) for name in ("shapegan_jax", *CORE)}
-  # A checkout that is not installed runs as well.
+  # A checkout that is not installed works, too.
   print(f"shapegan_jax {found.pop('shapegan_jax') or 'from a checkout, not installed'}, {Path(__file__).parents[1]}")
   print(f"Python {platform.python_version()} on {platform.platform(terse=True)}, {platform.machine()}")
   have = [f"{name} {version}" for name, version in found.items() if version is not None]
@@ -65,7 +65,7 @@ def report_packages() -> list[str]:
 
 
 def report_extras() -> None:
-  """Print which extras are there, and for the others the command that installs them."""
+  """Print which extras are present, and for the others the command that installs them."""
   print("extras")
   for extra, (modules, purpose) in EXTRAS.items():
     absent = [module for module in modules if not any(_present(name) for name in module.split("|"))]
@@ -77,7 +77,7 @@ def report_extras() -> None:
 
 
 def report_machine() -> Iterator[str]:
-  """Devices, memory, places and models, line by line. Starts jax."""
+  """Devices, memory, folders and models, line by line. Starts jax."""
   import jax
 
   from shapegan_jax.model import shipped_models
@@ -100,7 +100,7 @@ def report_machine() -> Iterator[str]:
 
 
 def cache_folders() -> list[Path]:
-  """Where compiled programs and prepared data go."""
+  """Where compiled programs and prepared data are stored."""
   import jax
 
   from shapegan_jax.data.packed import default_cache_dir
@@ -109,7 +109,7 @@ def cache_folders() -> list[Path]:
 
 
 def hints(platform_of_jax: str) -> Iterator[str]:
-  """What to do where the machine has an accelerator and jax does not use one."""
+  """What to do if the machine has an accelerator that jax does not use."""
   if platform_of_jax != "cpu":
     return
   for extra, sight in (("gpu", nvidia_gpu()), ("tpu", tpu())):
@@ -124,19 +124,19 @@ def hints(platform_of_jax: str) -> Iterator[str]:
 
 
 def nvidia_gpu() -> str | None:
-  """How an NVIDIA GPU shows, or None."""
+  """A description of an NVIDIA GPU, if there is one."""
   if any(Path("/dev").glob("nvidia[0-9]*")):
     return "an NVIDIA GPU"
   return "an NVIDIA GPU (nvidia-smi)" if shutil.which("nvidia-smi") else None
 
 
 def tpu() -> str | None:
-  """How a TPU shows, or None."""
+  """A description of a TPU, if there is one."""
   return "a TPU" if any(Path("/dev").glob("accel[0-9]*")) or os.environ.get("TPU_NAME") else None
 
 
 def try_out(folders: Sequence[Path]) -> None:
-  """The self-test, a line for each part as it ends. `folders` must be writable."""
+  """The self-test, with a line for each completed part. `folders` must be writable."""
   from shapegan_jax.tools.shared import self_test
 
   print("self-test", flush=True)
@@ -154,13 +154,13 @@ def try_out(folders: Sequence[Path]) -> None:
 
 
 def fail(message: str) -> None:
-  """One line on stderr, exit code 1: the installation is at fault, not what was typed."""
+  """One line on stderr, exit code 1: the installation is at fault, not the command."""
   print(f"error: {message}", file=sys.stderr, flush=True)
   sys.exit(1)
 
 
 def _guarded_machine() -> Iterator[str]:
-  """`report_machine`, where whatever a broken plug-in or library raises is one line."""
+  """`report_machine`, with any exception of a broken plug-in or library as one line."""
   try:
     yield from report_machine()
   except Exception as error:
@@ -184,7 +184,7 @@ def _cores() -> int:
 
 
 def _memory() -> str:
-  """The machine's memory, where the system tells."""
+  """The machine's memory, if the system reports it."""
   try:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   except (AttributeError, ValueError, OSError):
@@ -198,7 +198,7 @@ def _memory() -> str:
 
 
 def _place(folder: Path) -> str:
-  """A folder, and the space on its disk."""
+  """A folder and the free space on its disk."""
   folder = folder.absolute()
   nearest = folder
   while not nearest.exists():

@@ -1,4 +1,4 @@
-"""`shapegan invert`: photographs as shapes of a generator, with pose and light."""
+"""`shapegan invert`: shapes of a generator, poses and lights that reproduce photographs."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ def invert(
   perceptual: float = 0.0,
   batch: int = 1,
 ) -> None:
-  """Find the shape, pose and light of which a photograph, or each of a folder, is a picture.
+  """Find the shape, pose and light that reproduce a photograph, or each photograph of a folder.
 
   shapegan invert --model=shadegan-heads --input=photo.png --output=found
 
-  Photographs should look like the pictures the model was trained on: one object, upright, framed alike (their centred
-  square is used), on the model's background; for the heads the whole head on plain white. Transparent pixels and what
-  --mask leaves out become background. For each photograph NAME the folder gets NAME.safetensors, which render, relight
-  and mesh take as --codes; NAME.json, the numbers; and NAME.png, a sheet of the photograph, its reconstruction, albedo,
-  shading, normals, depth, mesh, new views and new lights.
+  Photographs should look like the pictures the model was trained on: one object, upright, with the same framing (their
+  centred square is used) and the model's background; for the heads the whole head on plain white. Transparent pixels
+  and what --mask leaves out become background. For each photograph NAME the folder gets NAME.safetensors, which render,
+  relight and mesh take as --codes; NAME.json, the numbers; and NAME.png, a sheet of the photograph, its reconstruction,
+  albedo, shading, normals, depth, mesh, new views and new lights.
 
   Args:
     model: A shipped model's name, a workdir of shapegan_jax.main, or an exported .safetensors file.
-    input: A photograph, or a folder of them (its own folders too). What cannot be read is named and left out.
+    input: A photograph, or a folder of them (its own folders too). Unreadable files are reported and skipped.
     output: The folder to write to; not that of the photographs.
-    encoder: What shapegan train-encoder wrote for this model: a better start. Without it several poses are tried.
-    mask: White where the object is, black elsewhere, as large as the photograph; of a folder: a folder of masks with
-      the photographs' names.
-    steps: Of the search, in all; more are closer.
-    perceptual: Weight of the perceptual distance (LPIPS) beside the squared error; 0.01 is a fair part of it.
-    batch: Photographs at a time; more are faster on a GPU.
+    encoder: A file of shapegan train-encoder for this model: a better start. Without it several poses are tried.
+    mask: White on the object, black elsewhere, as large as the photograph; for a folder, a folder of masks with the
+      names of the photographs.
+    steps: Steps of the search in total; more give a closer match.
+    perceptual: Weight of the perceptual distance (LPIPS) beside the squared error; 0.01 is a reasonable weight.
+    batch: Photographs at a time; larger batches are faster on a GPU.
   """
   photographs = find_photographs(input, output)
   check_folder(output)
@@ -68,7 +68,7 @@ def invert(
       raise UserError(f"--{name}={value}: must be {low} to {high}")
   if not 0 <= perceptual < math.inf:
     raise UserError(f"--perceptual={perceptual}: must be 0 or more, such as 0.01")
-  # Only now is anything heavy loaded.
+  # Heavy imports come last.
   import numpy as np
   from tqdm import tqdm
 
@@ -113,7 +113,7 @@ def read_photograph(path: Path, model: Model, *, mask: Path | None = None) -> np
   """[r, r, 3] in [0, 1] at the model's resolution: the centred square, on the model's background.
 
   Raises:
-    UserError: the file (or the mask) is missing or no picture.
+    UserError: the file (or the mask) is missing or not a picture.
   """
   import numpy as np
 
@@ -129,7 +129,7 @@ def read_photograph(path: Path, model: Model, *, mask: Path | None = None) -> np
 def _write(
   output: Path, name: str, model: Model, photograph: np.ndarray, found: Inversion, index: int, about: dict[str, Any]
 ) -> str:
-  """Codes, numbers and sheet of one photograph, all or none; a line that says what was found."""
+  """Write codes, numbers and sheet of one photograph, all or none; return a line that describes the result."""
   import json
 
   import jax

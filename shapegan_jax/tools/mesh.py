@@ -1,4 +1,4 @@
-"""`shapegan mesh`: the shape of a generator's object as a mesh file."""
+"""`shapegan mesh`: shapes of a generator as mesh files."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ def mesh(
 
   shapegan mesh --model=shadegan-heads --output=head.glb --seeds 0
 
-  The mesh is y up, its front looks along +z, and its units are the model's world units. Colours are the albedo where
-  the model knows light, otherwise the colour as seen from the front. STL has no colours.
+  The mesh is y up, its front looks along +z, and its units are the model's world units. Colours are the albedo for
+  models with light, otherwise the colour as seen from the front. STL has no colours.
 
   Args:
     model: A shipped model's name, a workdir of shapegan_jax.main, or an exported .safetensors file.
-    output: The file to write: .glb, .ply, .obj or .stl. Of several shapes each goes to its own, NAME-seed-0.glb.
+    output: The file to write: .glb, .ply, .obj or .stl. Several shapes go to a file each, NAME-seed-0.glb.
     seeds: One shape each, always the same for a seed.
     codes: Shapes found by shapegan invert, instead of seeds.
-    resolution: Cells along a side of the volume.
+    resolution: Cells along each side of the volume.
     level: Where the surface is, in the field's own unit: a density per world unit, or for GOF an occupancy logit. By
-      default half the density at which half of the light from the front is stopped; a logit of 0 (occupancy 1/2).
+      default half the density at which half of the light from the front is absorbed; a logit of 0 (occupancy 1/2).
     truncation: 1 draws from the whole prior; towards 0, shapes come closer to the average one.
     all_components: Keep every connected part of the surface, not only the largest.
     texture: Colours as a texture (an atlas) instead of at the vertices; GLB only.
-    texture_size: Pixels a side of the texture.
+    texture_size: Height and width of the texture in pixels.
   """
   from shapegan_jax.meshing.files import ENDINGS
 
   check_output(output, ENDINGS)
   if texture and output.suffix.lower() != ".glb":
-    raise UserError(f"--texture: only .glb holds a texture, found {output}; name a .glb or leave it out")
+    raise UserError(f"--texture: only .glb can hold a texture, found {output}; name a .glb or leave it out")
   if not 16 <= resolution <= 1024:
-    raise UserError(f"--resolution={resolution}: must be 16 to 1024 cells a side")
+    raise UserError(f"--resolution={resolution}: must be 16 to 1024 cells per side")
   if not 64 <= texture_size <= 8192:
-    raise UserError(f"--texture-size={texture_size}: must be 64 to 8192 pixels a side")
+    raise UserError(f"--texture-size={texture_size}: must be 64 to 8192 pixels per side")
   _check_extras(output)
-  # Only now is anything heavy loaded.
+  # Heavy imports come last.
   import functools
 
   from shapegan_jax.meshing import extraction as mesh_extraction

@@ -1,4 +1,4 @@
-"""`shapegan plan`: what a training would take, before it begins."""
+"""`shapegan plan`: the resources that a training needs, before it starts."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def plan(
   measure: bool = False,
   json: bool = False,
 ) -> None:
-  """Say what a training would take, before it begins: arithmetic, memory and time of every stage, and what fits where.
+  """Plan a training before it starts: arithmetic, memory and time of every stage, and on which devices it fits.
 
   shapegan plan --config=configs/shadegan.py:celeba --config.num_steps=10000
 
   Every stage is compiled, nothing is trained and no pictures are needed. Operations are counted, memory is the
-  compiler's own plan of a step; times are a model's: of this device from what it does in a second, of named ones from
-  their data sheets. The data set's pictures, previews and evaluation come on top.
+  compiler's own plan of a step; times are predicted, for this device from a measurement of one second, for named ones
+  from their data sheets. The data set's pictures, previews and evaluation are not included.
 
   Args:
     config: The file of settings, as FILE or FILE:PRESET, as in training.
     change: NAME=VALUE; --config.NAME=VALUE, as in training, is the same.
-    devices: Share each batch among so many devices; by default those of this machine. On a processor any number can be
-      planned for.
+    devices: Number of devices that share each batch; by default those of this machine. On a processor any number can
+      be planned for.
     named: Also for H200, A100, T4 and TPU v5e and v6e. Their programs differ from a processor's and are compiled here
       as far as that goes.
-    measure: Time some steps of each stage on noise instead of foretelling this device's time.
+    measure: Time some steps of each stage on noise instead of predicting this device's time.
     json: Print everything as JSON, in bytes, seconds and operations.
   """
   from shapegan_jax.settings import read_settings
@@ -53,7 +53,7 @@ def plan(
 
 
 def _start(devices: int | None, measure: bool) -> None:
-  """Let jax start with so many devices: on a processor they are stand-ins, of which a program's plan is the same."""
+  """Start jax with this number of devices: virtual ones on a processor, for which programs are planned alike."""
   import jax
 
   from shapegan_jax.parallel import enable_compilation_cache
@@ -61,10 +61,10 @@ def _start(devices: int | None, measure: bool) -> None:
   if devices is not None and devices < 1:
     raise UserError(f"--devices={devices}: at least one device is needed")
   if devices is not None and devices > 1 and measure:
-    raise UserError("--measure times this machine as it is; leave --devices out")
+    raise UserError("--measure times the devices of this machine; leave --devices out")
   enable_compilation_cache()
   if devices is not None:
-    with contextlib.suppress(RuntimeError):  # jax has started already; it may have as many
+    with contextlib.suppress(RuntimeError):  # jax has already started; it may have enough
       jax.config.update("jax_num_cpu_devices", devices)
     if jax.device_count() != devices:
       raise UserError(
@@ -74,7 +74,7 @@ def _start(devices: int | None, measure: bool) -> None:
 
 
 def _columns(settings: dict[str, Any], *, named: bool, measure: bool) -> list[Column]:
-  """This machine's column, and those of the named devices."""
+  """The columns of this machine and of the named devices."""
   import jax
 
   from shapegan_jax.planning.devices import NAMED, this_device
@@ -92,7 +92,7 @@ def _columns(settings: dict[str, Any], *, named: bool, measure: bool) -> list[Co
 
 
 def _advice(columns: list[Column]) -> list[str]:
-  """For every device on which the run does not fit, what makes it fit."""
+  """For every device that is too small for the run, what makes it fit."""
   from shapegan_jax.methods.volume_gan.renderer import device_chunk_points
   from shapegan_jax.planning.advice import suggestion
 

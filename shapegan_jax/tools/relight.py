@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 VIDEOS = (".mp4", ".gif")
 _SWEEP = ((-70.0, 0.0), (-35.0, 0.0), (0.0, 0.0), (35.0, 0.0), (70.0, 0.0), (0.0, 50.0), (0.0, -50.0))
 _CIRCLE = (65.0, 45.0)
-_UNLIT = (0.35, 0.65)  # ambient and diffuse for models that know no light
+_UNLIT = (0.35, 0.65)  # ambient and diffuse for models without light
 
 
 def relight(
@@ -39,13 +39,13 @@ def relight(
   seconds: float = 4.0,
   fps: int = 24,
 ) -> None:
-  """Draw shapes under other lights: side by side in a sheet, or a video of a light that circles.
+  """Render shapes under other lights: side by side in a sheet, or a video of a circling light.
 
   shapegan relight --model=shadegan-heads --output=relit.png --seeds 0 1 2 3
 
-  Lights are white: an ambient and a directional one, which stays where it is relative to the object. The sheet has a
-  row for each seed: its own light, albedo, normals, and the same under each of the lights; by default a sweep. Shapes
-  are rendered once and only shaded anew. A model that knows no light can be lit too, its colours taken as albedo.
+  Lights are white: an ambient and a directional one, fixed relative to the object. The sheet has a row for each seed:
+  its own light, albedo, normals, and each of the lights; by default a sweep. Shapes are rendered once and only shaded
+  again. Models without light can be lit, too, with their colours as albedo.
 
   Args:
     model: A shipped model's name, a workdir of shapegan_jax.main, or an exported .safetensors file.
@@ -53,15 +53,15 @@ def relight(
     seeds: One shape each, always the same for a seed.
     codes: Shapes found by shapegan invert, in their own poses, instead of seeds.
     azimuth: Degrees of the light from the front, positive towards the object's left (+x), 180 from behind; several:
-      one column each. For a video its two ends.
-    elevation: Degrees of the light, positive from above; several: each with each azimuth. For a video its two ends.
+      one column each. For a video the two ends.
+    elevation: Degrees of the light, positive from above; several: each with each azimuth. For a video the two ends.
     ambient: Light from everywhere, 0 to 1; by default that of each shape's own light.
     diffuse: Strength of the directional light, 0 to 1; by default that of each shape's own light.
-    light_from: A picture, framed as those of the training set: the light guessed from it.
-    resolution: Pixels a side of a picture; by default those of training.
+    light_from: A picture, framed like the training set, from which the light is estimated.
+    resolution: Height and width of a picture in pixels; by default as in training.
     truncation: 1 draws from the whole prior; towards 0, shapes come closer to the average one.
     seconds: Length of a video.
-    fps: Pictures of a video in a second.
+    fps: Frames per second of a video.
   """
   check_output(output, (".png", *VIDEOS))
   moving = output.suffix.lower() in VIDEOS
@@ -70,7 +70,7 @@ def relight(
     from shapegan_jax.tools.shared.videos import check_video
 
     frames = check_video(output, seconds, fps)
-  # Only now is anything heavy loaded.
+  # Heavy imports come last.
   from shapegan_jax.geometry.lights import lights_from_angles
   from shapegan_jax.inversion import light_estimation as light_fit
   from shapegan_jax.model import load
@@ -82,7 +82,7 @@ def relight(
   loaded = load(model)
   drawing.check_shape(loaded, "shapegan relight")
   if light_from is not None and loaded.mean_lights(1) is None:
-    raise UserError("--light-from: this model knows no light and cannot tell one; use a model of ShadeGAN")
+    raise UserError("--light-from: this model has no light and cannot estimate one; use a ShadeGAN")
   subjects, size = drawing.settle(loaded, choose(loaded, seeds, codes), resolution, truncation)
   _notes(loaded)
   rendering = next(drawing.draw(loaded, [subjects], ("rgb", "albedo", "normals"), resolution=size))
@@ -117,21 +117,21 @@ def _check_light(
     if bad := [angle for angle in angles if not abs(angle) <= most]:
       raise UserError(f"--{name}: {bad[0]} is not within -{most} to {most} degrees")
     if moving and len(angles) > 2:
-      raise UserError(f"--{name}: the light of a video moves between two ends, found {len(angles)} angles")
+      raise UserError(f"--{name}: the light of a video moves between two angles, found {len(angles)} angles")
   for name, strength in (("ambient", ambient), ("diffuse", diffuse)):
     if strength is not None and not 0 <= strength <= 1:
       raise UserError(f"--{name}={strength}: must be 0 to 1")
   if light_from is not None and (azimuth or elevation or ambient is not None or diffuse is not None):
-    raise UserError("--light-from: the picture says everything of the light; leave --azimuth and the like out")
+    raise UserError("--light-from: the picture determines the light; leave --azimuth and the like out")
   if light_from is not None and moving:
     raise UserError("--light-from: gives one light, for a sheet; name an --output that ends in .png")
 
 
 def _notes(model: Model) -> None:
   if model.mean_lights(1) is None:
-    print("note: this model knows no light: its colours are taken as albedo, though they hold some shading already")
+    print("note: this model has no light: its colours are used as albedo, although they contain some shading")
   elif model.method.light_conditioned:
-    print("note: this model's albedo depends on the light; here it stays as under its own")
+    print("note: this model's albedo depends on the light; here it is that under its own light")
 
 
 def _strengths(subjects: Instances, ambient: float | None, diffuse: float | None) -> tuple[Array, Array]:
@@ -139,7 +139,7 @@ def _strengths(subjects: Instances, ambient: float | None, diffuse: float | None
   import jax.numpy as jnp
 
   own = _UNLIT if subjects.lights is None else (subjects.lights.ambient, subjects.lights.diffuse)
-  given = [mine if said is None else said for mine, said in zip(own, (ambient, diffuse), strict=True)]
+  given = [default if strength is None else strength for default, strength in zip(own, (ambient, diffuse), strict=True)]
   return tuple(jnp.broadcast_to(jnp.asarray(strength, jnp.float32), (len(subjects),)) for strength in given)
 
 
@@ -177,7 +177,7 @@ def _in_words(lights: Lights) -> str:
 
   a, e = (math.degrees(angle[0]) for angle in angles_from_lights(lights))
   strengths = f"ambient {float(lights.ambient[0]):.2f}, diffuse {float(lights.diffuse[0]):.2f}"
-  return f"azimuth {a:.0f}, elevation {e:.0f} degrees, {strengths} (a guess)"
+  return f"azimuth {a:.0f}, elevation {e:.0f} degrees, {strengths} (an estimate)"
 
 
 def _write_sheet(

@@ -39,29 +39,29 @@ def render(
   seconds: float = 6.0,
   fps: int = 24,
 ) -> None:
-  """Draw what a trained generator knows: a labelled sheet, single pictures, or a video.
+  """Render a trained generator: a labelled sheet, single pictures, or a video.
 
   shapegan render --model=shadegan-heads --output=heads.png --seeds 0 1 2 3
 
-  The sheet has a column for each seed and shows by default everything that the model knows, and two more views (of
-  StyleGAN2, which knows no shapes, the pictures alone). With --yaw or --pitch it has a row for each angle instead
-  (both: for each pair), --show=rgb unless told otherwise.
+  The sheet has a column for each seed and shows by default all maps of the model and two more views (for StyleGAN2,
+  which has no shapes, only pictures). With --yaw or --pitch it has a row for each angle instead (both: for each
+  pair), by default with --show=rgb.
 
   Args:
     model: A shipped model's name, a workdir of shapegan_jax.main, or an exported .safetensors file.
     output: The file to write, by its ending a sheet (.png) or a video (.mp4, .gif); with --no-grid a folder.
     seeds: One shape each, always the same for a seed.
     codes: Shapes found by shapegan invert, instead of seeds.
-    show: What to draw: rgb, albedo, shading, normals, depth, surface (GOF's rendering by one point a ray).
-    yaw: Degrees from the front, positive to the object's left; for an orbit its two ends.
-    pitch: Degrees from the front, positive from above; for an orbit its two ends.
-    resolution: Pixels a side of a picture; by default those of training.
+    show: What to render: rgb, albedo, shading, normals, depth, surface (GOF's rendering by one point per ray).
+    yaw: Degrees from the front, positive to the object's left; for an orbit the two ends.
+    pitch: Degrees from the front, positive from above; for an orbit the two ends.
+    resolution: Height and width of a picture in pixels; by default as in training.
     truncation: 1 draws from the whole prior; towards 0, shapes come closer to the average one.
     grid: All in one sheet; --no-grid writes each picture to a file in the folder --output.
     video: orbit moves the camera around the front; interpolate walks from seed to seed and back to the first.
       By default orbit.
     seconds: Length of a video.
-    fps: Pictures of a video in a second.
+    fps: Frames per second of a video.
   """
   if _check_output(output, grid, video):
     from shapegan_jax.tools.shared.videos import check_video
@@ -69,7 +69,7 @@ def render(
     frames = check_video(output, seconds, fps)
     video = video or "orbit"
   _check_angles(yaw, pitch, video)
-  # Only now is anything heavy loaded.
+  # Heavy imports come last.
   from shapegan_jax.model import load
   from shapegan_jax.tools.shared import drawing
   from shapegan_jax.tools.shared.instances import choose
@@ -87,7 +87,7 @@ def render(
 
 
 def _check_output(output: Path, grid: bool, video: str | None) -> bool:
-  """Whether a video is asked for."""
+  """Whether a video is to be written."""
   moving = output.suffix.lower() in VIDEOS
   if moving and not grid:
     raise UserError(f"--no-grid: writes pictures to a folder, and {output} is a video; leave one of them out")
@@ -174,7 +174,7 @@ def _write_pictures(
 def orbit(
   model: Model, subjects: Instances, frames: int, yaw: Sequence[float] = (), pitch: Sequence[float] = ()
 ) -> list[Instances]:
-  """The subjects in every frame of a closed path around the front, or between the ends given (degrees)."""
+  """The instances in every frame of a closed path around the front, or between the given angles (degrees)."""
   from shapegan_jax.tools.shared import drawing
 
   centre = model.central_cameras(1)
@@ -194,10 +194,10 @@ def orbit(
 def interpolation(
   model: Model, subjects: Instances, frames: int, yaw: Sequence[float] = (), pitch: Sequence[float] = ()
 ) -> list[Instances]:
-  """One subject in every frame of a closed walk from each of the subjects to the next.
+  """One instance in every frame of a closed walk from each of the instances to the next.
 
   Codes, not latents, are mixed, as pi-GAN's authors do. The weight of the next is (1 - cos(pi t))/2: the walk is smooth
-  and rests a moment at every subject, and no mixture leaves what lies between two of them.
+  and pauses at every instance, and every mixture lies between two of them.
   """
   import jax
   import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""`shapegan train-encoder`: a network that guesses where the inversion of a photograph should start."""
+"""`shapegan train-encoder`: a network that initialises the inversion of photographs."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def train_encoder(
   batch: int = 64,
   rate: float = 1e-3,
 ) -> None:
-  """Train the encoder of a model: a network that tells from a picture its codes, pose and light.
+  """Train the encoder of a model: a network that predicts codes, pose and light from a picture.
 
   shapegan train-encoder --model=shadegan-heads --workdir=runs/encoder --output=runs/encoder.safetensors
 
-  It learns from pictures that the model draws, so no photographs are needed. The pictures are drawn once and kept in
-  the workdir; a command that was stopped goes on where it was when given again. shapegan invert takes the file as
-  --encoder; it fits this one model.
+  It is trained on pictures of the model, so no photographs are needed. The pictures are rendered once and stored in the
+  workdir; the same command resumes an interrupted training. shapegan invert takes the file as --encoder; it is only
+  valid for this model.
 
   Args:
     model: The generator: a workdir, a .safetensors file or the name of a model that comes with the package.
     workdir: The folder for pictures and checkpoints.
     output: The file to write, .safetensors; by default encoder.safetensors in the workdir.
-    samples: How many pictures to draw and learn from.
-    steps: How many steps to train.
-    resolution: Pixels a side of the pictures it reads: a power of two from 8 on, at most the model's.
-    batch: Pictures a step.
+    samples: Number of pictures to render and train on.
+    steps: Number of training steps.
+    resolution: Of the input pictures, in pixels: a power of two from 8 on, at most that of the model.
+    batch: Pictures per step.
     rate: The largest learning rate.
   """
   check_folder(workdir, "--workdir")
@@ -69,6 +69,6 @@ def train_encoder(
   trained.save(output)
   found = trained.numbers
   light = f", light {found['light_variance_explained']:.0%}" if "light_variance_explained" in found else ""
-  print(f"{output}: pose within {found['pose_error_deg']:.1f} degrees (median of pictures it has not seen)")
-  print(f"share of the variance it explains: codes {found['code_variance_explained']:.0%}{light}")
+  print(f"{output}: pose within {found['pose_error_deg']:.1f} degrees (median over held-out pictures)")
+  print(f"explained share of the variance: codes {found['code_variance_explained']:.0%}{light}")
   print(f"use it:  shapegan invert --model={model} --encoder={output} --input=photo.png --output=found")

@@ -24,14 +24,14 @@ def view(
   shapegan view --model=runs/heads
 
   Open the printed address. Dragging turns the camera, the wheel zooms; pictures are small while something moves and
-  full when it rests. The workdir of a running training may be given: newer checkpoints are taken up as they appear.
+  full afterwards. With the workdir of a running training, newer checkpoints are shown as they appear.
   Needs the extra [viewer]; exporting meshes needs [mesh]. Ctrl-C ends it.
 
   Args:
     model: A workdir of a training, an exported .safetensors file, or the name of a model that comes with the package.
-    port: Where the browser finds it; 0 lets the system choose.
-    resolution: Pixels a side of a picture at rest.
-    host: 127.0.0.1 is this machine only; 0.0.0.0 lets every machine that reaches this one look (there is no password).
+    port: Port of the server; 0 lets the system choose.
+    resolution: Height and width of a still picture in pixels.
+    host: 127.0.0.1 is this machine only; 0.0.0.0 is open to every machine that can reach it (there is no password).
     codes: A codes file of shapegan invert: its shapes are shown instead of those of seeds.
   """
   if not 8 <= resolution <= 1024:
@@ -39,7 +39,7 @@ def view(
   if importlib.util.find_spec("viser") is None:
     raise UserError("view: viser is not installed; pip install -e '.[viewer]'")
   check_address(host, port)
-  # Only now is anything heavy loaded.
+  # Heavy imports come last.
   from shapegan_jax.model import load
   from shapegan_jax.parallel import enable_compilation_cache
   from shapegan_jax.tools.shared.drawing import check_shape
@@ -60,12 +60,12 @@ def view(
     print("\nended", flush=True)
   finally:
     if not viewer.stop():
-      # A program is being compiled, for which the interpreter would wait. Nothing is left to save.
+      # The interpreter would wait for a running compilation. There is nothing to save.
       os._exit(0)
 
 
 def check_address(host: str, port: int) -> None:
-  """Raise unless a server may listen there. (viser itself would take the next free port without a word.)"""
+  """Raise unless a server can listen there (viser itself would silently take the next free port)."""
   if not 0 <= port <= 65535:
     raise UserError(f"--port={port}: ports are numbers from 0 to 65535; try --port=8080")
   try:

@@ -62,7 +62,7 @@ def test_every_method_converts_and_an_output_is_replaced(rng, tmp_path, capsys):
   shaded = siren_tensors(rng, extra=4, surface=(32, 1))
   for method, value, words in (
     ("gof", state_dict(siren_tensors(rng)), "gof"),
-    ("shadegan", average([np.zeros(3, np.float32), *shaded.values()], updates=0), "note: left out"),
+    ("shadegan", average([np.zeros(3, np.float32), *shaded.values()], updates=0), "note: the first averaged tensor"),
     ("pigan", average(list(siren_tensors(rng).values())), "7 updates"),
     ("graf", {"generator_test": state_dict(nerf_tensors(rng)), "it": 4321}, "4,321 updates"),
   ):

@@ -132,7 +132,7 @@ def test_mistakes_are_answered_in_one_line(saved, tmp_path, capsys):
     (("invert", model, given, out, "--steps=0"), "--steps=0"),
     (("invert", model, given, out, "--batch=0"), "--batch=0"),
     (("invert", model, given, out, "--perceptual=-1"), "--perceptual"),
-    (("invert", model, given, out, "--perceptual=1"), "less than 32 pixels"),
+    (("invert", model, given, out, "--perceptual=1"), "smaller than 32 pixels"),
     (("invert", model, given, out, f"--encoder={tmp_path / 'absent'}"), "no such file"),
     (("invert", model, given, out, f"--encoder={saved}"), "is not an encoder"),
     (("invert", model, given, out, f"--encoder={black}"), "cannot read"),

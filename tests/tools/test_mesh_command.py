@@ -171,7 +171,7 @@ def test_colours_of_a_soft_field_are_those_that_show():
   ("arguments", "said"),
   [
     (["--output=head.gltf"], "must end in .glb, .ply, .obj or .stl"),
-    (["--output=head.ply", "--texture"], "only .glb holds a texture"),
+    (["--output=head.ply", "--texture"], "only .glb can hold a texture"),
     (["--output=head.glb", "--resolution=8"], "--resolution=8: must be 16 to 1024"),
     (["--output=head.glb", "--texture-size=1"], "--texture-size=1: must be 64 to 8192"),
     (["--output=head.glb", "--truncation=2"], "--truncation=2"),

@@ -1,4 +1,4 @@
-"""StyleGAN2 knows no shapes: `shapegan render` draws its pictures, and what needs a shape says so in one line."""
+"""StyleGAN2 without shapess: `shapegan render` draws its pictures, and what needs a shape says so in one line."""
 
 from __future__ import annotations
 
@@ -53,5 +53,5 @@ def test_what_needs_a_shape_says_so_in_one_line(model, tmp_path, capsys, argumen
   photo, out = tmp_path / "photo.png", tmp_path / "out"
   Image.new("RGB", (32, 32), "grey").save(photo)
   command, *rest = (str(argument).replace("OUT", str(out)).replace("PHOTO", str(photo)) for argument in arguments)
-  assert "makes pictures and knows no shape" in refused(capsys, command, f"--model={model}", *rest)
+  assert "makes pictures without shapes" in refused(capsys, command, f"--model={model}", *rest)
   assert list(tmp_path.iterdir()) == [photo]

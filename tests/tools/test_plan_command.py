@@ -183,7 +183,7 @@ def test_columns_stand_below_one_another():
   assert [short_time(x) for x in (4e-5, 0.0312, 0.66, 12.3, 600.0)] == ["0.04 ms", "31 ms", "0.66 s", "12 s", "10 min"]
 
 
-# A stage needs 100, 2 for each picture and 1 for each 1,000 points in flight; its pictures cost half in two micro-batches.
+# A stage needs 100, 2 per picture and 1 per 1,000 points in flight; two micro-batches halve the cost of its pictures.
 TABLE = {"start": (0, 5), "batch_size": (16, 64), "topk_group": (0, 8)}
 
 

@@ -160,7 +160,7 @@ def test_names_of_files_are_plain_and_differ():
     (("--output=a.png", "--resolution=100000"), "--resolution"),
     (("--output=a.png", "--show", "surface"), "no surface"),
     (("--output=a.png", "--show", "dance"), "dance"),
-    (("--output=a.png", "--show", "shading", "--model=gof"), "knows no light"),
+    (("--output=a.png", "--show", "shading", "--model=gof"), "has no light"),
     (("--seeds", "0"), "--output"),
   ],
 )

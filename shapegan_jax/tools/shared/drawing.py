@@ -1,4 +1,4 @@
-"""What `render` and `relight` share: pictures of subjects drawn one at a time, so that any size fits, and laid out."""
+"""Shared by `render` and `relight`: pictures of instances, rendered one at a time to bound memory, and their layout."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FIELDS = {"albedo": "albedo", "shading": "shading", "normals": "normals", "dept
 
 
 def settle(model: Model, subjects: Instances, resolution: int | None, truncation: float) -> tuple[Instances, int]:
-  """The subjects as codes, truncated once and for all, and the size of their pictures (None: that of training).
+  """The instances as truncated codes, and the size of their pictures (None: that of training).
 
   Raises:
     UserError: a size or truncation out of range.
@@ -38,26 +38,26 @@ def settle(model: Model, subjects: Instances, resolution: int | None, truncation
     raise UserError(f"--truncation={truncation}: must be 0 (the average shape) to 1 (the whole prior)")
   resolution = model.resolution if resolution is None else resolution
   if not 4 <= resolution <= LARGEST:
-    raise UserError(f"--resolution={resolution}: must be 4 to {LARGEST} pixels a side")
+    raise UserError(f"--resolution={resolution}: must be 4 to {LARGEST} pixels per side")
   codes = model.codes(subjects.latents, truncation=truncation)
   return dataclasses.replace(subjects, latents=codes), resolution
 
 
 def check_shape(model: Model, asked: str) -> None:
-  """A `UserError` where what is asked for needs a shape and this model makes pictures alone."""
+  """A `UserError` if `asked` needs shapes and this model has none."""
   if not model.method.has_shape:
     raise UserError(
-      f"{asked}: this model makes pictures and knows no shape; shapegan lift finds shapes in them, shapegan render "
-      "draws them"
+      f"{asked}: this model makes pictures without shapes; shapegan lift finds shapes in them, shapegan render "
+      "renders them"
     )
 
 
 def check_shown(model: Model, show: Sequence[str]) -> None:
-  """A `UserError` for a map that this model has not."""
+  """A `UserError` for a map that this model does not have."""
   if maps := [name for name in show if name != "rgb"]:
     check_shape(model, f"--show {maps[0]}")
   if "shading" in show and model.mean_lights(1) is None:
-    raise UserError("--show shading: this model knows no light; leave it out, or see shapegan relight")
+    raise UserError("--show shading: this model has no light; leave it out, or see shapegan relight")
   if "surface" in show and not model.method.has_surface:
     raise UserError("--show surface: this model's field has no surface (only GOF's has one); leave it out")
 
@@ -65,7 +65,7 @@ def check_shown(model: Model, show: Sequence[str]) -> None:
 def turned(
   model: Model, subjects: Instances, yaw: float | None = None, pitch: float | None = None, *, centre: bool = False
 ) -> Instances:
-  """The subjects seen at these angles (degrees). None: at their own, or with `centre` at that of the pose prior."""
+  """The instances seen at these angles (degrees). None: at their own, or with `centre` at that of the pose prior."""
   cameras = model.central_cameras(len(subjects)) if centre else subjects.cameras
 
   def angle(given: float | None, own: jax.Array) -> jax.Array:
@@ -77,12 +77,12 @@ def turned(
 def draw(model: Model, groups: Sequence[Instances], show: Sequence[str], *, resolution: int) -> Iterator[Rendering]:
   """For each group one rendering [n, resolution, resolution] of numpy arrays, under one progress bar.
 
-  Holds what `show` names; the rest is dropped, to spare memory. `extras["surface"]` is the surface rendering's picture.
+  Contains what `show` names; the rest is dropped to save memory. `extras["surface"]` is the surface rendering.
   """
   count = sum(map(len, groups))
   several = f"{count} pictures" if count > 1 else "a picture"
-  print(f"drawing {several} of {resolution}x{resolution}; the first takes longer", flush=True)
-  jobs = progress((subject for group in groups for subject in group), "drawing", total=count)
+  print(f"rendering {several} of {resolution}x{resolution}; the first takes longer", flush=True)
+  jobs = progress((subject for group in groups for subject in group), "rendering", total=count)
   for group in groups:
     drawn = [_draw_one(model, subject, show, resolution) for subject in itertools.islice(jobs, len(group))]
     yield jax.tree.map(lambda *parts: np.concatenate(parts), *drawn)
@@ -105,7 +105,7 @@ def _draw_one(model: Model, subject: Instances, show: Sequence[str], resolution:
 def shown(
   rendering: Rendering, cameras: Cameras, show: Sequence[str], *, span: Rendering | None = None
 ) -> dict[str, Float[np.ndarray, "n h w 3"]]:
-  """What `show` names of a rendering by `draw`, as pictures in [0, 1].
+  """The maps that `show` names of a rendering by `draw`, as pictures in [0, 1].
 
   The greys of depth cover the range of the depths in `span` (None: the rendering's own): in a video, the first frame's.
   """
@@ -130,16 +130,16 @@ def sheet(
   left, height = grid.shape[1] - cell * len(columns), 4 + 12 * (1 + max(name.count("\n") for name in columns))
   header = Image.new("RGB", (grid.shape[1], height), "white")
   for i, name in enumerate(columns):
-    strip = Image.new("RGB", (cell - 4, height), "white")  # cuts a long name
+    strip = Image.new("RGB", (cell - 4, height), "white")  # cuts off a long name
     ImageDraw.Draw(strip).text((2, 2), name, fill=(60, 60, 60), font=ImageFont.load_default())
     header.paste(strip, (left + i * cell, 0))
   return np.concatenate([np.asarray(header), grid])
 
 
 def frame(rows: Sequence[Float[np.ndarray, "n h w 3"]], *, min_cell: int = 128) -> UInt8[np.ndarray, "height width 3"]:
-  """One picture of a video: rows of pictures edge to edge (those of one subject side by side).
+  """One picture of a video: rows of pictures edge to edge (those of one instance side by side).
 
-  Small pictures are enlarged by whole factors to `min_cell` pixels.
+  Small pictures are enlarged by integer factors to `min_cell` pixels.
   """
   rows = [np.concatenate(rows)] if len(rows[0]) == 1 else rows
   tiled = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
@@ -148,7 +148,7 @@ def frame(rows: Sequence[Float[np.ndarray, "n h w 3"]], *, min_cell: int = 128) 
 
 
 def write_pictures(folder: Path, named: Mapping[str, UInt8[np.ndarray, "h w 3"]]) -> None:
-  """Write each picture to `folder`/NAME.png: first all to a place beside it, then each where it belongs."""
+  """Write each picture to `folder`/NAME.png: first all to a temporary folder, then each to its place."""
   staging = None
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -165,6 +165,6 @@ def write_pictures(folder: Path, named: Mapping[str, UInt8[np.ndarray, "h w 3"]]
 
 
 def file_names(names: Sequence[str]) -> list[str]:
-  """Names that may be parts of file names; where two would be the same, each begins with its number."""
+  """Names that are valid in file names; if two would be equal, each starts with its number."""
   plain = [re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "subject" for name in names]
   return plain if len(set(plain)) == len(plain) else [f"{i}_{name}" for i, name in enumerate(plain)]

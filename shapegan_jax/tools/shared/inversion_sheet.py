@@ -1,4 +1,4 @@
-"""The sheet of a photograph and of what an inversion found in it."""
+"""The sheet of a photograph and its inversion."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ Cell = tuple[str, Float[np.ndarray, "h w 3"]]
 def draw_sheet(
   model: Model, photograph: Float[np.ndarray, "h h 3"], subject: Instances, rendering: Rendering
 ) -> UInt8[np.ndarray, "height width 3"]:
-  """Rows: what is in the photograph, its mesh, other views, and other lights where the model knows light.
+  """Rows: the inversion of the photograph, its mesh, other views, and other lights for models with light.
 
   Args:
     model: the generator.
-    photograph: what was looked for, in [0, 1].
+    photograph: the target, in [0, 1].
     subject: what was found, one.
-    rendering: [1, h, h] its picture in the photograph's pose and light.
+    rendering: [1, h, h] its rendering in the pose and light of the photograph.
   """
   known = {name: parts[0] for name, parts in pictures(rendering, subject.cameras).items()}
   first = [("photograph", photograph), ("reconstruction", known["image"]), ("albedo", known["albedo"])]
@@ -59,7 +59,7 @@ def _view(model: Model, subject: Instances, yaw: jax.Array) -> Rendering:
 
 
 def _mesh(model: Model, subject: Instances) -> list[Cell]:
-  """Pictures of the mesh, or none where the extra that makes meshes is missing or there is no surface."""
+  """Pictures of the mesh; none if the extra for meshes is missing or there is no surface."""
   from shapegan_jax.meshing.extraction import VIEWS_DEG, Extractor, mesh_views
 
   try:

@@ -1,4 +1,4 @@
-"""Where a command may write, said before the work begins."""
+"""Checks of output paths, before the work begins."""
 
 from __future__ import annotations
 

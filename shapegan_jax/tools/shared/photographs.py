@@ -1,4 +1,4 @@
-"""Photographs that a command is given: a file or a folder of them, and their masks."""
+"""The photographs of a command: a file or a folder of them, and their masks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def find_photographs(input: Path, output: Path) -> list[Path]:
   """The picture files that `--input` names.
 
   Raises:
-    UserError: there are none, or what is written to `output` would lie among them.
+    UserError: there are none, or outputs in `output` would lie among them.
   """
   from shapegan_jax.data.folder import list_images
 
@@ -38,7 +38,7 @@ def find_photographs(input: Path, output: Path) -> list[Path]:
 
 
 def check_mask(input: Path, mask: Path | None) -> None:
-  """A `UserError` for a `--mask` that cannot be that of the `--input`."""
+  """A `UserError` for a `--mask` that does not match the `--input`."""
   if mask is not None and not mask.exists():
     raise UserError(f"--mask={mask}: no such file or folder")
   if mask is not None and mask.is_dir() != input.is_dir():
@@ -49,7 +49,7 @@ def read_square(path: Path, size: int, background: tuple[int, int, int], option:
   """[size, size, 3] in [0, 1]: the centred square of a picture file, transparent pixels laid on `background` (0..255).
 
   Raises:
-    UserError: the file is missing or no picture.
+    UserError: the file is missing or not a picture.
   """
   import numpy as np
 
@@ -59,7 +59,7 @@ def read_square(path: Path, size: int, background: tuple[int, int, int], option:
     raise UserError(f"{option}: {path}: no such file")
   try:
     return load_square(path, size, background=background).astype(np.float32) / np.float32(255)
-  except Exception as error:  # Pillow raises whatever a damaged file brings about
+  except Exception as error:  # Pillow raises almost anything for a damaged file
     raise UserError(f"{option}: {path}: cannot be read as a picture ({describe(error)})") from error
 
 
@@ -67,7 +67,7 @@ def read_mask(path: Path, size: int) -> np.ndarray:
   """[size, size] in [0, 1]: white is the object.
 
   Raises:
-    UserError: the file is missing, no picture, or black everywhere.
+    UserError: the file is missing, not a picture, or black everywhere.
   """
   inside = read_square(path, size, (0, 0, 0), "--mask").mean(-1)
   if not inside.max() > 0:
@@ -76,7 +76,7 @@ def read_mask(path: Path, size: int) -> np.ndarray:
 
 
 def photograph_name(path: Path, input: Path) -> str:
-  """What the files of a photograph are called: its own name, with the folders below `input`."""
+  """The base name of the files of a photograph: its own name, with the folders below `input`."""
   relative = path.relative_to(input) if input.is_dir() else Path(path.name)
   return relative.with_suffix("").as_posix().replace("/", "-")
 

@@ -1,4 +1,4 @@
-"""Ten seconds that say whether this machine can do the work: arithmetic, a picture, training steps, writing."""
+"""A self-test of ten seconds: arithmetic, a picture, training steps, writing."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from shapegan_jax import parallel
+from shapegan_jax.data.pipeline import batch_spec
 from shapegan_jax.methods.base import Method
 from shapegan_jax.methods.catalog import build
 from shapegan_jax.rng import root_key
@@ -37,7 +38,7 @@ TINY: dict[str, Any] = {
 
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""For a processor: what XLA would spend on making tiny programs fast is lost."""
+"""For a processor: optimising tiny programs is not worth XLA's time."""
 
 
 class Failed(Exception):
@@ -45,10 +46,10 @@ class Failed(Exception):
 
 
 def run(folders: Sequence[Path], checks: Sequence[tuple[str, Callable[[], None]]] | None = None) -> Iterator[str]:
-  """Do the checks (None: all), yielding the name of each before it begins. `folders` must be writable.
+  """Run the checks (None: all), yielding the name of each before it starts. `folders` must be writable.
 
   Raises:
-    Failed: the first that fails, by name and with the reason.
+    Failed: of the first failing check, with its name and the reason.
   """
   tiny = Tiny()
   standard = [
@@ -63,7 +64,7 @@ def run(folders: Sequence[Path], checks: Sequence[tuple[str, Callable[[], None]]
       check()
     except Failed as failure:
       raise Failed(f"self-test: {name}: {failure}") from failure
-    except Exception as error:  # whatever a broken installation or driver may raise
+    except Exception as error:  # anything that a broken installation or driver may raise
       reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
       raise Failed(f"self-test: {name}: {type(error).__name__}: {reason[:300]}") from error
 
@@ -87,7 +88,7 @@ def arithmetic() -> None:
 
 
 class Tiny:
-  """An untrained method, replicated on all devices. Made when it is first asked for."""
+  """An untrained method, replicated on all devices. Created on first use."""
 
   @functools.cached_property
   def method(self) -> Method:
@@ -107,20 +108,21 @@ class Tiny:
 
   def picture(self) -> None:
     """A picture of the field, with its normals."""
-    cameras, latents = self.method.sample_cameras(None, 1), np.ones((1, TINY["mapping"]["latent_dim"]), np.float32)
+    cameras, latents = self.method.sample_cameras(None, 1), jnp.ones((1, TINY["mapping"]["latent_dim"]))
     render = self._program(lambda params, scene: self.method.render(params, scene, resolution=16))
     rendering = jax.device_get(render(self.method.params_of(self.state), Scene(latents, cameras)))
     for name, values in vars(rendering).items():
       if isinstance(values, np.ndarray) and not np.isfinite(values).all():
-        raise Failed(f"its {name} holds numbers that are not finite")
+        raise Failed(f"its {name} has non-finite values")
     if not 0 <= rendering.rgb.min() < rendering.rgb.max() <= 1:
       raise Failed(f"its colours are {rendering.rgb.min():.3g} to {rendering.rgb.max():.3g}, not within [0, 1]")
 
   def training(self) -> None:
     """Two updates of generator and discriminator on noise."""
     method, (stage, plan) = self.method, self.method.plan(0)
-    noise = np.random.default_rng(0).uniform(-1, 1, (stage.batch_size, stage.resolution, stage.resolution, 3))
-    batch = parallel.put_batch(self.mesh, {"image": noise.astype(np.float32)})
+    noise, spec = np.random.default_rng(0), batch_spec(stage)
+    batch = {name: noise.uniform(-1, 1, shape).astype(dtype) for name, (shape, dtype) in spec.items()}
+    batch = parallel.put_batch(self.mesh, batch)
     key, anneals = parallel.put_replicated(self.mesh, (0, {name: np.float32(value) for name, value in plan.items()}))
     update = self._program(
       lambda state, seed: method.update(state, batch, jax.random.key(seed), anneals, stage=stage),
@@ -143,7 +145,7 @@ class Tiny:
 
 
 def writing(folder: Path) -> None:
-  """A file can be made in the folder, or in the nearest one above it that exists."""
+  """A file can be created in the folder, or in its nearest existing parent."""
   nearest = folder.absolute()
   while not nearest.exists():
     nearest = nearest.parent

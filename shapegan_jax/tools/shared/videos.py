@@ -1,4 +1,4 @@
-"""Videos from pictures: mp4 by ffmpeg (extra `[video]`), gif by pillow; written aside, so that one is whole or not."""
+"""Videos from pictures: mp4 by ffmpeg (extra `[video]`), gif by pillow; written atomically."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_video(path: Path, seconds: float, fps: int) -> int:
   """The number of frames of a video that can be written to `path` here. Call before the work begins.
 
   Raises:
-    UserError: nonsense lengths, or an mp4 without ffmpeg.
+    UserError: an invalid length, or an mp4 without ffmpeg.
   """
   if not (math.isfinite(seconds) and 0 < seconds <= 600):
     raise UserError(f"--seconds={seconds}: must be more than 0 and at most 600")
@@ -36,10 +36,10 @@ def check_video(path: Path, seconds: float, fps: int) -> int:
 
 
 def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: int) -> None:
-  """Write frames as they come; a gif repeats for ever. All frames are of one size.
+  """Write frames as they arrive; a gif repeats forever. All frames have the same size.
 
-  mp4 is H.264 with the 4:2:0 colours that every player knows, whose sides are even: an odd one gets a white line. A
-  gif's frames last whole hundredths of a second, so that its speed is near `fps`.
+  mp4 is H.264 with 4:2:0 colours, which every player supports and which needs even sizes: an odd side is padded with a
+  white line. Frames of a gif last a whole number of hundredths of a second, so its speed only approximates `fps`.
   """
   with aside(path) as temporary:
     write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
@@ -48,10 +48,10 @@ def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: i
 
 def _write_gif(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
   pictures = [Image.fromarray(frame) for frame in frames]
-  # One palette for all frames, from some of them: with one for each frame, flat colours flicker.
+  # One palette for all frames, from some of them: with one per frame, flat colours flicker.
   some = Image.fromarray(np.concatenate([np.asarray(picture) for picture in pictures[:: max(1, len(pictures) // 8)]]))
   colors = np.reshape(some.quantize(254).getpalette(), (-1, 3))
-  # Backgrounds stay pure: pillow takes the nearest colour only roughly, so white and black have no near neighbours.
+  # Pure backgrounds: pillow finds the nearest colour only approximately, so white and black get no near neighbours.
   colors = colors[(colors.min(-1) < 248) & (colors.max(-1) > 7)]
   palette = Image.new("P", (1, 1))
   palette.putpalette([0, 0, 0, 255, 255, 255, *colors.ravel().tolist()])
@@ -64,12 +64,12 @@ def _write_mp4(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
   import imageio.v2 as imageio
 
   frames = iter(frames)
-  # Drawn before ffmpeg is started: a mistake in drawing leaves no process behind.
+  # Rendered before ffmpeg is started: an exception then leaves no process behind.
   first = next(frames)
   writer = imageio.get_writer(path, fps=fps, codec="libx264", quality=8, macro_block_size=2)
-  try:  # its own context manager leaves ffmpeg at work after a mistake
+  try:  # its own context manager leaves ffmpeg running after an exception
     with warnings.catch_warnings():
-      # jax warns of every fork; this one, at the first frame, at once becomes ffmpeg.
+      # jax warns about every fork; this one, at the first frame, becomes ffmpeg at once.
       warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")
       writer.append_data(_even(first))
     for frame in frames:

@@ -1,4 +1,4 @@
-"""The viewer's panel: sliders and buttons, and the `View` they ask for."""
+"""The viewer's panel: sliders and buttons, and the `View` that they select."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Controls:
 
   def __init__(self, gui: viser.GuiApi, home: View, *, last: int | None, surface: bool, zooms: bool):
     """Args:
-    home: what they say at first.
+    home: the initial view.
     last: number of the last shape of a codes file; None: shapes are seeds.
     surface: whether the method can render its surface alone.
     zooms: whether it can zoom.
     """
     self._home = home
-    self.note = gui.add_markdown("drawing the first picture ...")
+    self.note = gui.add_markdown("rendering the first picture ...")
     self.values: dict[str, Any] = {}
     found = self.values
     what, most = ("A seed", 2**32 - 1) if last is None else ("A place in the codes file", last)
@@ -52,15 +52,15 @@ class Controls:
     with gui.add_folder("Picture"):
       found["pane"] = gui.add_dropdown("large", (home.pane,), initial_value=home.pane)
       if surface:
-        found["surface"] = gui.add_checkbox("surface", False, hint="One colour a ray, where it meets the surface")
+        found["surface"] = gui.add_checkbox("surface", False, hint="One colour per ray, where it hits the surface")
     with gui.add_folder("Mesh"):
-      self.grid = gui.add_dropdown("grid", ("64", "128", "256"), initial_value="128", hint="Points a side")
+      self.grid = gui.add_dropdown("grid", ("64", "128", "256"), initial_value="128", hint="Points per side")
       self.ending = gui.add_dropdown("file", (".glb", ".ply", ".obj", ".stl"), initial_value=".glb")
       self.mesh_shown = gui.add_checkbox("show in the scene", True, hint="A .glb, when it is made")
       self.export = gui.add_button("Export the mesh")
 
   def view(self, step: int) -> View:
-    """What is asked for, of a model after `step` updates."""
+    """The selected view, for a model after `step` updates."""
     values = {name: handle.value for name, handle in self.values.items()}
     light = None
     if self._home.light is not None:
@@ -70,12 +70,12 @@ class Controls:
     return View(**values, **angles, light=light, step=step)
 
   def on_change(self, of_camera: Callable[[viser.GuiEvent], None], of_other: Callable[[viser.GuiEvent], None]) -> None:
-    """Call one of these when a value changes, by hand or not."""
+    """Call these functions when a value changes, by the user or not."""
     for name, handle in self.values.items():
       handle.on_update(of_camera if name in CAMERA else of_other)
 
   def turn(self, yaw: float, pitch: float, zoom: float) -> bool:
-    """Set the camera (radians). Whether that changed anything."""
+    """Set the camera (radians). Returns whether that changed anything."""
     wanted = dict(
       zip(CAMERA, (math.degrees(yaw), math.degrees(pitch), min(ZOOMS[1], max(ZOOMS[0], zoom))), strict=True)
     )
@@ -86,17 +86,17 @@ class Controls:
     return True
 
   def reset(self) -> None:
-    """Camera and light as at first."""
+    """Reset camera and light."""
     self.turn(self._home.yaw, self._home.pitch, self._home.zoom)
     self._reset_light()
 
   def offer(self, names: tuple[str, ...]) -> None:
-    """The pictures that may be the large one."""
+    """Set the pictures that can be the large one."""
     if self.values["pane"].options != names:
       self.values["pane"].options = names
 
   def say(self, text: str) -> None:
-    """A line above all controls."""
+    """Show a line above all controls."""
     if self.note.content != text:
       self.note.content = text
 

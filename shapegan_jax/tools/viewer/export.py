@@ -22,7 +22,7 @@ def export_mesh(shapes: Shapes, view: View, ending: str, resolution: int) -> byt
     shapes.model.save(model)
     subject = Instances(shapes.blend(view), cameras_of(shapes.model, view, resolution), lights_of(view), ("shape",))
     save_codes(codes, shapes.model, subject)
-    # It reports where it wrote, which is gone in a moment.
+    # It prints a path that is about to be deleted.
     with contextlib.redirect_stdout(io.StringIO()):
       mesh(model=str(model), codes=codes, output=output, resolution=resolution)
     return output.read_bytes()

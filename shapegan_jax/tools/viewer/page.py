@@ -1,6 +1,6 @@
 """The viewer's page: what happens when a control or a browser's camera moves (viser).
 
-All browsers see the same thing. The thread of `viewer_worker` draws; callbacks only say what is wanted.
+All browsers see the same thing. The thread of `viewer.worker` renders; callbacks only request views.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from shapegan_jax.tools.viewer.export import export_mesh
 from shapegan_jax.tools.viewer.worker import Worker
 
 WALK_SECONDS = 5.0  # from the first shape to the second
-LOOK_SECONDS = 5.0  # between looks for a newer checkpoint
-_ECHO_SECONDS = 0.5  # a browser repeats what its camera is set to: for so long it is not the person who moves it
+LOOK_SECONDS = 5.0  # between checks for a newer checkpoint
+_ECHO_SECONDS = 0.5  # browsers echo the camera they are set to: for this long, changes are not from the user
 _FRAME_SECONDS = 0.05
 _LONGEST, _SMALLEST = 1280, 64  # pixels of a canvas
 
@@ -49,8 +49,8 @@ class Viewer:
   ):
     """Args:
     host, port: where to listen; port 0: any that is free. See `address`.
-    resolution: pixels a side at rest.
-    name: stands above the controls.
+    resolution: height and width of still pictures in pixels.
+    name: title above the controls.
     workdir: where newer checkpoints of the model may appear.
     subjects: the shapes of a codes file, shown instead of those of seeds.
     """
@@ -79,7 +79,7 @@ class Viewer:
       between=self._between,
       failed=self._failed,
     )
-    # viser greets and takes leave in boxes of its own.
+    # viser prints boxes of its own at start and end.
     with contextlib.redirect_stdout(io.StringIO()):
       self._server = viser.ViserServer(host=host, port=port, label=name, verbose=False)
     self.address = f"http://{'localhost' if host == '0.0.0.0' else host}:{self._server.get_port()}"
@@ -96,14 +96,14 @@ class Viewer:
     self._ask()
 
   def stop(self) -> bool:
-    """Stop drawing and close the server. False if the thread that draws is still at it (XLA cannot be interrupted)."""
+    """Stop drawing and close the server. Returns False if the thread is still rendering (XLA cannot be interrupted)."""
     ended = self._worker.stop()
     with contextlib.redirect_stdout(io.StringIO()):
       self._server.stop()
     return ended
 
   def view(self) -> panes.View:
-    """What is asked for."""
+    """The requested view."""
     return self.controls.view(self._shapes.model.step)
 
   @property
@@ -151,7 +151,7 @@ class Viewer:
     self._canvases.pop(client.client_id, None)
 
   def _place(self, client: viser.ClientHandle) -> None:
-    """Put a browser's camera where the controls say."""
+    """Set a browser's camera to that of the controls."""
     view = self.view()
     self._placed[client.client_id] = time.monotonic()
     with client.atomic():
@@ -166,7 +166,7 @@ class Viewer:
         self._place(client)
 
   def _turned(self, event: viser.GuiEvent) -> None:
-    """A slider of the camera moved: by hand, or because a browser's camera did."""
+    """A camera slider moved: by the user, or because a browser's camera did."""
     if event.client is not None:
       self._place_all()
     self._ask()
@@ -199,7 +199,7 @@ class Viewer:
     if self.shown is not None:
       size = self._canvases[client.client_id] = _canvas(client)
       picture = panes.compose(self.shown, self.controls.values["pane"].value, *size)
-      if client.client_id in self._server.get_clients():  # it may have left meanwhile
+      if client.client_id in self._server.get_clients():  # it may have disconnected meanwhile
         client.scene.set_background_image(picture, format="jpeg", jpeg_quality=92)
 
   def _between(self) -> None:
@@ -218,7 +218,7 @@ class Viewer:
       self._looked = time.monotonic()
 
   def _take_newer(self) -> None:
-    """The newest checkpoint's parameters, if it is newer than what is shown. Nothing is compiled again."""
+    """Load the newest checkpoint if it is newer than the one shown. Nothing is compiled again."""
     model = self._shapes.model
     with Checkpoints(self._workdir, read_only=True) as checkpoints:
       newest = checkpoints.latest_step()
@@ -236,7 +236,7 @@ class Viewer:
   # The mesh.
 
   def _export(self, event: viser.GuiEvent) -> None:
-    """Make the mesh of what is shown, offer it as a download, and show it in the scene."""
+    """Make the mesh of the shown shape, offer it for download, and show it in the scene."""
     if not self._exporting.acquire(blocking=False):
       return
     try:

@@ -1,4 +1,4 @@
-"""The viewer without a browser: what is asked for (`View`) to what is seen (pictures, and all of them on one canvas).
+"""The viewer without a browser: from a request (`View`) to pictures, and all of them on one canvas.
 
 The large picture is the middle square of the canvas, so that a browser's camera with `canvas_fov` sees things of the
 scene (a mesh) exactly where the picture shows them.
@@ -29,7 +29,7 @@ _INK, _CAPTION = (90, 90, 90), 14
 
 @dataclasses.dataclass(frozen=True)
 class View:
-  """Everything a picture depends on. Angles are radians; two equal views look the same."""
+  """Everything that a picture depends on. Angles are in radians; equal views look the same."""
 
   first: int = 0  # a seed, or the place of a shape in a codes file
   second: int = 1
@@ -37,7 +37,7 @@ class View:
   truncation: float = 1.0
   yaw: float = 0.0
   pitch: float = 0.0
-  zoom: float = 1.0  # twice: half the width of what is seen
+  zoom: float = 1.0  # 2 shows half the width
   light: tuple[float, float, float, float] | None = None  # ambient, diffuse, and the yaw and pitch it comes from
   surface: bool = False  # by `render_surface`
   pane: str = "image"  # the large one
@@ -49,14 +49,14 @@ class Shapes:
   """The codes of a model's shapes: of seeds, or of a codes file."""
 
   def __init__(self, model: Model, subjects: Instances | None = None):
-    """`subjects`: what the numbers of a view stand for; None: they are seeds."""
+    """`subjects`: the shapes that the numbers of a view select; None: the numbers are seeds."""
     self.model, self._subjects = model, subjects
     self._known: dict[int | None, Codes] = {}  # None: the mean
 
   def blend(self, view: View) -> Codes:
     """The codes [1, ...] of a view: truncated, on the straight line between the codes of its two shapes.
 
-    Truncation is applied here, where it is a number like any other; the model's own is part of its compiled programs.
+    Truncation is applied here, where it is an ordinary number; in the model it is part of the compiled programs.
     """
     mean, first = self._codes(None), self._codes(view.first)
     second = self._codes(view.second) if view.mix else first
@@ -73,14 +73,14 @@ class Shapes:
         latents = from_seeds(self.model, (number or 0,)).latents
       else:
         latents = self._subjects[(number or 0) % len(self._subjects)].latents
-      # The mean does not depend on the shape it is asked with.
+      # The mean does not depend on the latent.
       codes = self.model.codes(latents, truncation=0.0 if number is None else 1.0)
       self._known[number] = jax.tree.map(np.asarray, codes)
     return self._known[number]
 
 
 def draw(shapes: Shapes, view: View, resolution: int) -> dict[str, Float[np.ndarray, "h w 3"]]:
-  """The pictures of a view, by name: image, and whatever of albedo, shading, normals and depth the method knows."""
+  """The pictures of a view, by name: image and, if the method has them, albedo, shading, normals and depth."""
   cameras = cameras_of(shapes.model, view, resolution)
   render = shapes.model.render_surface if view.surface else shapes.model.render
   rendering = render(shapes.blend(view), cameras, lights_of(view), resolution=resolution)
@@ -100,13 +100,13 @@ def cameras_of(model: Model, view: View, resolution: int) -> Cameras:
 
 
 def zooms(model: Model) -> bool:
-  """Whether pictures can be zoomed: not those of a ShadeGAN that samples where its surface network foresees a surface,
-  which knows one field of view."""
+  """Whether pictures can be zoomed: not those of a ShadeGAN that renders with its surface network, which is trained for
+  one field of view."""
   return model.method.zooms
 
 
 def lights_of(view: View) -> Lights | None:
-  """The one light of a view. Yaw and pitch are those of a camera it would shine from; it must be in front (z > 0)."""
+  """The one light of a view, from the direction of a camera with its yaw and pitch; it must be in front (z > 0)."""
   if view.light is None:
     return None
   ambient, diffuse, yaw, pitch = view.light
@@ -123,7 +123,7 @@ def light_numbers(lights: Lights | None) -> tuple[float, float, float, float] | 
 
 
 def orbit_position(yaw: float, pitch: float, distance: float) -> Float[np.ndarray, "3"]:
-  """Where a camera stands that looks at the origin."""
+  """The position of a camera that looks at the origin."""
   flat = math.cos(pitch)
   return distance * np.array([math.sin(yaw) * flat, math.sin(pitch), math.cos(yaw) * flat])
 
@@ -137,14 +137,14 @@ def orbit_of(position: Float[np.ndarray, "3"], target: Float[np.ndarray, "3"]) -
 
 
 def canvas_fov(fov: float, width: int, height: int) -> float:
-  """Vertical field of view of a whole canvas, if the large picture on it has the field of view `fov`."""
+  """Vertical field of view of a canvas whose large picture has the field of view `fov`."""
   return 2 * math.atan(math.tan(fov / 2) * height / _large(width, height))
 
 
 def compose(
   panes: Mapping[str, Float[np.ndarray, "_ _ 3"]], main: str, width: int, height: int
 ) -> UInt8[np.ndarray, "{height} {width} 3"]:
-  """A canvas of these pixels: the pane `main` large in the middle, the others small, left of it or below, with names.
+  """A canvas of these pixels: the pane `main` large in the middle, the others small with labels, to its left or below.
 
   An unknown `main` is the first pane.
   """
@@ -165,7 +165,7 @@ def compose(
 
 
 def _large(width: int, height: int) -> int:
-  """Pixels of a side of the large picture: what fits with a column (or row) of small ones on both sides."""
+  """Size of the large picture in pixels, such that a column (or row) of small ones fits on both sides."""
   longer, shorter = max(width, height), min(width, height)
   return max(1, min(shorter, int(longer / (1 + 2 / _SMALL))))
 

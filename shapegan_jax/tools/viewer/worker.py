@@ -1,4 +1,4 @@
-"""The one thread that renders for the viewer: the newest request wins, small while they come, full when they rest."""
+"""The thread that renders for the viewer: the newest request wins, at low resolution while requests keep coming."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-QUICK = 0.1  # seconds: a full picture that takes no longer needs no small one before it
+QUICK = 0.1  # seconds: full pictures that are this fast need no small one first
 
 
 class Worker(Generic[T]):
   """Calls `draw(request, size)` in a thread of its own, from `start` to `stop`.
 
-  A new request is drawn at the small size at once and, when no other comes within `settle` seconds, at the full size.
-  Requests that come while it draws replace one another.
+  A new request is rendered at the small size at once and, if no other arrives within `settle` seconds, at the full
+  size. Requests that arrive during rendering replace each other.
   """
 
   def __init__(
@@ -31,9 +31,9 @@ class Worker(Generic[T]):
     every: float = 1.0,
   ):
     """Args:
-    small, full: sizes, in what unit `draw` likes.
+    small, full: sizes that are passed to `draw`.
     between: called in the thread after each picture and at least `every` seconds; it may make requests.
-    failed: told of what `draw` or `between` raised. The thread goes on.
+    failed: called with an exception of `draw` or `between`. The thread continues.
     """
     self._draw, self._small, self._full, self._settle = draw, small, full, settle
     self._between, self._failed, self._every = between, failed, every
@@ -47,7 +47,7 @@ class Worker(Generic[T]):
     self._thread.start()
 
   def stop(self, timeout: float = 5.0) -> bool:
-    """End after the picture that is being drawn. Whether that has ended in so many seconds."""
+    """End after the current picture. Returns whether it finished within this number of seconds."""
     with self._changed:
       self._stopping = True
       self._changed.notify_all()
@@ -56,7 +56,7 @@ class Worker(Generic[T]):
     return not self._thread.is_alive()
 
   def request(self, wanted: T, *, again: bool = False) -> None:
-    """Draw this next, unless it is what was asked for last (`again`: even so). Any thread may ask."""
+    """Render this next, unless it equals the last request (and not `again`). May be called from any thread."""
     with self._changed:
       if again or wanted != self._wanted:
         self._wanted, self._version = wanted, self._version + 1
@@ -82,14 +82,14 @@ class Worker(Generic[T]):
       self._attempt_between()
 
   def _newer_than(self, version: int, seconds: float) -> bool:
-    """Whether another request (or the end) comes within so many seconds."""
+    """Whether another request (or the end) arrives within this number of seconds."""
     with self._changed:
       return self._changed.wait_for(lambda: self._stopping or self._version > version, seconds)
 
   def _attempt(self, wanted: T, size: int) -> None:
     try:
       self._draw(wanted, size)
-    except Exception as error:  # a viewer that died would leave a picture that no longer answers
+    except Exception as error:  # if the thread died, the picture would no longer respond
       self._failed(error)
 
   def _attempt_between(self) -> None:
