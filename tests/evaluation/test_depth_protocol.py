@@ -19,7 +19,8 @@ from shapegan_jax.evaluation.depth_protocol import (
 )
 from shapegan_jax.fitting import FitConfig
 from shapegan_jax.geometry.cameras import orbit_cameras
-from shapegan_jax.types import Codes
+from shapegan_jax.rng import root_key, stream
+from shapegan_jax.types import Codes, Scene
 
 TINY = DepthProtocol(
   pairs=5, resolution=8, width=4, bottleneck=4, batch_size=3, fit=FitConfig(steps=2, warmup=0, checkpoint_every=1)
@@ -69,6 +70,48 @@ def test_pairs_are_pictures_with_their_depth_and_can_be_gone_on_with(tmp_path, m
   more = draw(tmp_path, dataclasses.replace(TINY, pairs=7))
   assert drawn == ["pairs_0001.npz", "pairs_0003.npz"]
   assert same(dataclasses.astuple(more[:5]), dataclasses.astuple(pairs))
+
+
+def test_each_chunk_is_drawn_by_its_own_key_and_with_the_truncation(tmp_path):
+  pairs = draw(tmp_path, dataclasses.replace(TINY, truncation=0.5, seed=4))
+  for index in range(3):
+    key = stream(root_key(4), "depth_pairs", index)
+    latents = 0.5 * jax.random.normal(stream(key, "latents"), (2, 3))
+    cameras = METHOD.cameras_at(*(0.2 * jax.random.normal(stream(key, "cameras"), (2, 2))))
+    expected = METHOD.render(PARAMS, Scene(latents, cameras), resolution=8)
+    found = pairs[2 * index : 2 * index + 2]
+    n = len(found)
+    np.testing.assert_allclose(found.images, 255 * np.asarray(expected.rgb[:n]), atol=0.51)
+    np.testing.assert_allclose(found.depth[found.mask], expected.depth[:n][found.mask], atol=1e-5)
+
+
+def test_picture_depth_and_mask_are_mirrored_together_every_other_time(rng, monkeypatch):
+  pairs = Pairs(
+    rng.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8),
+    rng.uniform(0.9, 1.1, (6, 8, 8)).astype(np.float32),
+    rng.random((6, 8, 8)) < 0.5,
+  )
+  told = {}
+  monkeypatch.setattr(
+    depth_protocol,
+    "fit",
+    lambda loss, params, batch_of, *rest, **named: told.update(batch_of=batch_of) or (params, 0.0),
+  )
+  train_depth_net(pairs, dataclasses.replace(TINY, batch_size=100))
+  kinds = []
+  for image, depth, mask in zip(*map(np.asarray, told["batch_of"](3)), strict=True):
+    found = [
+      (i, side)
+      for i in range(6)
+      for side in (1, -1)
+      if np.allclose(image, pairs.images[i][:, ::side] / 127.5 - 1, atol=1e-5)
+      and np.array_equal(depth, pairs.depth[i][:, ::side])
+      and np.array_equal(mask, pairs.mask[i][:, ::side])
+    ]
+    assert len(found) == 1
+    kinds += found
+  assert {i for i, _ in kinds} == set(range(6))
+  assert 25 < sum(side == -1 for _, side in kinds) < 75
 
 
 def test_pairs_of_another_model_are_refused(tmp_path):

@@ -13,6 +13,7 @@ from gan2shape_setup import SIZE, batch_of, changed, random_latents, with_true_p
 
 from shapegan_jax.methods.gan2shape.method import Gan2Shape
 from shapegan_jax.methods.gan2shape.reconstruction_losses import depth_scale_error
+from shapegan_jax.objectives.reconstruction import smoothness
 
 
 def parameters(latent, samples):
@@ -113,3 +114,16 @@ def test_the_depth_scale_is_compared_with_the_initial_shapes(gan, rng, key):
   depth = method.model.depth_without_border(networks, batch.targets.instances.image)
   terms = method.reconstruction_terms(networks, batch, joint=True, flip=False)
   np.testing.assert_allclose(terms["depth_scale"], 3 * depth_scale_error(depth, batch.targets.prior), rtol=1e-5)
+
+
+def test_roughness_is_that_of_the_depth_and_of_its_shading_in_the_images_own_light(gan, rng):
+  latent, samples = random_latents(rng, 2, scale=0.2), random_latents(rng, 2, 2, scale=2.0)
+  method = with_true_predictions(Gan2Shape.from_config(changed(objectives={"smooth": 5.0})), gan, latent)
+  batch = batch_of(gan, latent, samples)
+  terms = compiled_terms(method)(parameters(latent, samples), batch, joint=True, flip=False)
+  normals = np.asarray(gan.model.with_normals(gan.depth, gan.albedo).normals)
+  towards = np.asarray(jnp.concatenate([gan.lights(latent)[:, 2:], jnp.ones((2, 1))], -1))
+  towards = towards / np.linalg.norm(towards, axis=-1, keepdims=True)
+  shading = np.maximum(np.einsum("hwi,bi->bhw", normals, towards), 0.0)
+  rough = smoothness(gan.depth[None]) + smoothness(jnp.asarray(shading))
+  np.testing.assert_allclose(terms["smooth"], 5 * rough, rtol=1e-3)

@@ -24,11 +24,15 @@ from gan2shape_setup import (
 )
 
 from shapegan_jax.errors import UserError
+from shapegan_jax.geometry.relief import lights_to_world
 from shapegan_jax.methods.gan2shape.engine_settings import ProjectedSamples, StagedStage
 from shapegan_jax.methods.gan2shape.latent_directions import Directions, ridge_regression
 from shapegan_jax.methods.gan2shape.method import Gan2Shape
 from shapegan_jax.methods.gan2shape.pseudo_samples import Estimates, PseudoSamples
+from shapegan_jax.methods.gan2shape.relief_model import shade
 from shapegan_jax.methods.gan2shape.settings import GanConfig, LightConfig, MaskConfig, ViewConfig
+from shapegan_jax.rendering.shading import GaussianLights
+from shapegan_jax.rng import stream
 from shapegan_jax.types import Lights
 
 
@@ -160,6 +164,82 @@ def test_moments_are_matched_in_the_pose_warm_up(key):
   total, terms = method.loss({}, batch, key, StagedStage(SIZE, 2, "pose_warmup", False))
   assert terms == {"pose_warmup/views": 3.0, "pose_warmup/moment_matching_views": moments}
   assert total == 3 + moments > 3
+
+
+PRIOR = ViewConfig(mean=(0.0, 0.1, 0.0, 0.0, 0.0, 0.0), deviation=(0.1, 0.3, 0.0, 0.0, 0.0, 0.0))
+
+
+def pseudo_samples(gan, latent, key, *, blank=False, **sections):
+  """Of two instances whose predicted maps are the truth, that of the second inverted in colour (or, `blank`, grey).
+
+  The views' estimate is `PRIOR`, the config's another.
+  """
+  method = with_true_predictions(Gan2Shape.from_config(changed(**sections)), gan, latent)
+  albedo = jnp.stack([gan.albedo, -gan.albedo]) * (not blank)
+  maps = method.model.with_normals(jnp.stack([gan.depth] * 2), albedo)
+  object.__setattr__(method.model, "predict_canonical", lambda params, images: maps)
+  batch = batch_of(gan, latent, jnp.zeros((2, 2, LATENT)))
+  batch = dataclasses.replace(batch, estimates=estimates_of(PRIOR))
+  return jax.jit(method.render_pseudo_samples)({"latents": latent}, batch, key), maps
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_pseudo_sample_is_its_own_instance_in_a_view_and_a_light_of_their_streams(gan, rng, key, given):
+  latent = random_latents(rng, 2, scale=0.2)
+  ranges = {"x": (-0.5, 0.7), "y": (0.1, 0.2), "strength": (-0.1, 0.6), "ambient": -0.6}
+  mean, variances = (-0.3, 0.2, 0.5, 0.1), (0.01, 0.04, 0.09, 0.04)
+  prior = {"mean": mean, "covariance": tuple(map(tuple, np.diag(variances)))} if given else {}
+  pseudo, maps = pseudo_samples(gan, latent, key, lights={**ranges, **prior}, views={"scale": 1.5})
+  noise = np.asarray(jax.random.normal(stream(key, "views"), (4, 6)))
+  views = np.array(PRIOR.mean) + noise @ np.asarray(PRIOR.configured_prior().root).T
+  views[:, 1] *= 1.5
+  np.testing.assert_allclose(pseudo.views, views, atol=1e-6)
+  own = np.repeat(np.asarray(gan.lights(latent)), 2, 0)
+  if given:  # drawn in the world's frame, where x is the other way
+    lights = lights_to_world(
+      GaussianLights(np.array(mean), np.diag(variances)).sample(stream(key, "lights"), (4,)).code
+    )
+  else:
+    u, x, y = np.asarray(jax.random.uniform(stream(key, "lights"), (4, 3))).T
+    u, x, y = -0.1 + 0.7 * u, -0.5 + 1.2 * x, 0.1 + 0.1 * y
+    lights = np.stack([own[:, 0] - 1.2 * u, own[:, 1] + 2 * u, x, y], -1)
+  np.testing.assert_allclose(pseudo.lights, lights, atol=1e-5)
+  canonical = jax.tree.map(lambda x: x[jnp.array([0, 0, 1, 1])], maps)
+  views = gan.model.denormalize_views(pseudo.views)
+  expected = jax.jit(gan.model.render_view)(canonical.depth, shade(canonical, pseudo.lights)[0], views)
+  np.testing.assert_allclose(pseudo.image, expected.image, atol=1e-5)
+  np.testing.assert_allclose(pseudo.mask, expected.valid, atol=1e-5)
+
+
+def test_with_texture_a_pseudo_sample_shows_the_input_image_unlit_and_lit_anew(gan, rng, key):
+  """Whatever the predicted colours are, it is the object itself in another view and light."""
+  latent = random_latents(rng, 2, scale=0.1)
+  sections = {"objectives": {"texture": 1.0}, "lights": {"x": (0.3, 0.7), "y": (0.1, 0.2), "strength": (0.1, 0.2)}}
+  pseudo, _ = pseudo_samples(gan, latent, key, blank=True, **sections)
+  truth = jax.tree.map(lambda x: jnp.repeat(x[None], 4, 0), gan.model.with_normals(gan.depth, gan.albedo))
+  views = gan.model.denormalize_views(pseudo.views)
+  expected = jax.jit(gan.model.render_view)(truth.depth, shade(truth, pseudo.lights)[0], views)
+  middle = np.s_[:, 4:-4, 4:-4]
+  error = np.abs(pseudo.image - expected.image)[middle]
+  other = np.abs(pseudo.image - jnp.repeat(gan.instances(latent).image, 2, 0))[middle]
+  assert np.median(error) < 0.04
+  assert np.median(error) < 0.3 * np.median(other)
+
+
+def test_projections_start_from_the_latent_of_their_own_instance(key):
+  batch = color_batch()  # of latents (1, 2, 3) and (0, 0, 0)
+  method = with_scaled_predictions(Gan2Shape.from_config(changed(gan={"relative": False})), 0.5)
+  colors = jnp.array([[0.2, 0.0, 0.4], [0.6, -0.2, 0.0], [0.0, 0.4, 0.2], [-0.4, 0.0, 0.8]])
+  projected, offsets = method.encode_and_generate({}, batch, batch.gan.image(colors))
+  np.testing.assert_allclose(offsets, colors / 2, atol=1e-6)
+  expected = np.array([[1, 2, 3], [1, 2, 3], [0, 0, 0], [0, 0, 0]]) + np.asarray(colors) / 2
+  np.testing.assert_allclose(projected[:, 0, 0], expected, atol=1e-6)
+  relative = with_scaled_predictions(Gan2Shape.from_config(CONFIG), 0.5)
+  # The generator's image of a latent need not be the picture that was given.
+  targets = dataclasses.replace(batch.targets, gan_image=batch.targets.gan_image + 0.3)
+  _, offsets = relative.encode_and_generate({}, dataclasses.replace(batch, targets=targets), batch.gan.image(colors))
+  own = np.repeat(np.array([[1, 2, 3], [0, 0, 0]]) + 0.3, 2, 0)
+  np.testing.assert_allclose(offsets, (np.asarray(colors) - own) / 2, atol=1e-5)
 
 
 def truth_or_offset(predict_images, predicted_samples, params, images):
