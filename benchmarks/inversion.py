@@ -4,7 +4,7 @@
   python -m benchmarks.inversion --model=runs/heads --encoder=runs/encoder.safetensors --picture=inversion.png
 
 Latents, poses and lights are sampled from the priors with a fixed key; each is rendered, inverted from the picture
-alone and compared. Prints one row of a Markdown table (the first time with its head) and writes everything to a JSON file.
+alone and compared. Prints one row of a Markdown table (the first time with its head) and writes a JSON file.
 """
 
 from __future__ import annotations
