@@ -19,6 +19,7 @@ from shapegan_jax.inversion.optimization import InversionConfig, InversionStage,
 from shapegan_jax.methods.catalog import build
 from shapegan_jax.metrics.pose import pose_error_deg
 from shapegan_jax.model import Model
+from shapegan_jax.rng import root_key, stream
 from shapegan_jax.types import Codes, Lights
 
 
@@ -141,6 +142,23 @@ def test_the_pose_is_found_by_gradients_from_the_better_start(found, drawn):
   assert result.psnr.min() > 35, result.psnr
 
 
+def test_each_photograph_goes_on_from_its_own_best_start(inverter, drawn, monkeypatch):
+  begun = []
+
+  def stage(point, pictures, stage, progress):
+    begun.append((point, pictures))
+    # Of the four searches from (yaw -1, picture 0), (-1, 1), (1, 0), (1, 1).
+    return point, np.array([3.0, 1.0, 2.0, 5.0]), np.zeros((stage.steps, len(pictures)))
+
+  monkeypatch.setattr(inverter, "_stage", stage)
+  inverter(drawn[1])
+  (first, twice), (second, once) = begun
+  np.testing.assert_array_equal(first.pose[:, 0], [-1, -1, 1, 1])
+  np.testing.assert_array_equal(twice, np.concatenate([drawn[1], drawn[1]]))
+  np.testing.assert_array_equal(second.pose[:, 0], [1, -1])
+  np.testing.assert_array_equal(once, drawn[1])
+
+
 def test_what_is_returned_is_the_best_that_was_seen(found, model, space, drawn):
   result, _ = found
   assert result.losses.shape == (50, 2)
@@ -234,6 +252,27 @@ def test_targets_are_what_the_pictures_were_drawn_with(trained, model, space):
   np.testing.assert_allclose(np.asarray(rgb), pool["images"] / 255, atol=0.51 / 255 + 1e-4)
   for values in targets.values():
     assert 0.5 < np.std(values) < 1.5
+
+
+def test_each_chunk_of_the_pool_has_streams_of_its_own(trained, model):
+  _, workdir = trained
+  for index, path in enumerate(sorted((workdir / "pool").glob("*.npz"))[:2]):
+    key, pool = stream(root_key(ENCODER.seed), "encoder pool", index), dict(np.load(path))
+    latents, cameras, lights = (stream(stream(key, name), name) for name in ("latents", "cameras", "lights"))
+    np.testing.assert_array_equal(pool["latents"], jax.random.normal(latents, (32, 8)))
+    angles = model.method.cameras.pose_prior().sample(cameras, (32,))
+    np.testing.assert_allclose(pool["pose"], np.stack(angles, -1), atol=1e-6)
+    np.testing.assert_allclose(pool["light"], model.method.lighting.prior.sample(lights, (32,)).code, atol=1e-6)
+
+
+def test_an_encoder_is_judged_by_the_chunk_it_has_not_seen(trained, model):
+  encoder, workdir = trained
+  pool = dict(np.load(sorted((workdir / "pool").glob("*.npz"))[-1]))
+  _, cameras, lights = encoder(pool["images"] / np.float32(255), model)
+  errors = pose_error_deg(cameras.yaw, cameras.pitch, *pool["pose"].T)
+  np.testing.assert_allclose(encoder.numbers["pose_error_deg"], np.median(errors), rtol=1e-3)
+  missed = np.mean(((lights.code - pool["light"]) / encoder.scales["light_deviation"][None]) ** 2)
+  np.testing.assert_allclose(encoder.numbers["light_variance_explained"], 1 - missed, rtol=1e-3)
 
 
 def test_training_goes_on_with_what_was_drawn_and_draws_damaged_chunks_again(trained, model, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,7 @@ from shapegan_jax.model import Model
 from shapegan_jax.tools import cli
 from shapegan_jax.tools.mesh import mesh
 from shapegan_jax.tools.shared import instances
-from shapegan_jax.types import FieldSamples
+from shapegan_jax.types import FieldSamples, Lights
 
 pytest.importorskip("skimage")
 trimesh = pytest.importorskip("trimesh")
@@ -53,16 +54,28 @@ class Head(SirenGenerator):
     return field
 
 
-def head(name) -> Model:
+class LitHead(SirenGenerator):
+  """That shape in one colour, which is that of its light."""
+
+  def field_fn(self, params, codes, light):
+    def field(points, viewdirs):
+      # Without a light, as where only the shape is asked for, black.
+      color = jnp.zeros(3) if light is None else jnp.stack([light.ambient, light.diffuse, 0.5])
+      return FieldSamples(SHARPNESS * distance(points, jnp), jnp.broadcast_to(color, points.shape))
+
+    return field
+
+
+def head(name, kind=Head) -> Model:
   model = tiny(name)
   method = model.method
-  generator = Head(method.generator.mapping, method.generator.field)
+  generator = kind(method.generator.mapping, method.generator.field)
   return Model(dataclasses.replace(method, generator=generator), model.params, model.config)
 
 
 @pytest.fixture(scope="module")
 def models():
-  return {name: head(name) for name in ("pigan", "gof")}
+  return {name: head(name) for name in ("pigan", "gof")} | {"shadegan": head("shadegan", LitHead)}
 
 
 @pytest.fixture
@@ -140,6 +153,20 @@ def test_a_texture_says_what_the_vertices_say(shapegan, capsys):
   assert np.abs(picture[row, column] - (found.vertices / 0.24 + 0.5)).max() < 0.04
   merged = trimesh.Trimesh(found.vertices, found.faces)
   assert merged.is_watertight
+
+
+def test_each_mesh_has_the_colours_of_its_own_light(shapegan, models):
+  model, two = models["shadegan"], instances.from_seeds(models["shadegan"], (0, 1))
+  lights = Lights(jnp.array([[-0.6, 0.4, 0.0, 0.0], [0.8, -0.2, 0.3, 0.1]]))
+  two = dataclasses.replace(two, latents=model.codes(two.latents), lights=lights)
+  instances.save_codes(Path("two.safetensors"), model, two)
+  shapegan("--codes=two.safetensors", "--output=lit.glb", "--texture", "--texture-size=64", model="shadegan")
+  shapegan("--codes=two.safetensors", "--output=plain.glb", model="shadegan")
+  for seed, color in ((0, [0.2, 0.7, 0.5]), (1, [0.9, 0.4, 0.5])):
+    found = np.asarray(colors_of(f"plain-seed-{seed}.glb"))[:, :3]
+    np.testing.assert_allclose(found, np.broadcast_to(screen_to_linear(np.array(color)), found.shape), atol=2e-3)
+    picture = np.asarray(read(f"lit-seed-{seed}.glb").visual.material.baseColorTexture)[..., :3]
+    np.testing.assert_allclose(picture / 255, np.broadcast_to(color, picture.shape), atol=0.01)
 
 
 def test_colours_of_a_soft_field_are_those_that_show():
