@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,7 @@ def from_polar(
   return math.pi / 2 - polar_yaw, math.pi / 2 - polar_pitch
 
 
+@runtime_checkable
 class PosePrior(Protocol):
   """A distribution of camera poses; `sample` returns (yaw, pitch) in radians. `key=None` gives the prior's centre."""
 

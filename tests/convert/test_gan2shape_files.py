@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from published_gan2shape import NAMES, read_networks
 from torch_writer import state_dict, write
 
-from shapegan_jax.convert.gan2shape import NAMES, read_networks
 from shapegan_jax.errors import UserError
 from shapegan_jax.networks.depth_net import MapNet
 from shapegan_jax.networks.image_encoders import OffsetEncoder, VectorEncoder

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import SHIPPED, assert_values, channels_last, original
+from published_gan2shape import network
 from test_regression_networks import filled, wave
 
-from shapegan_jax.convert.gan2shape import network
 from shapegan_jax.convert.torch_files import read_torch
 from shapegan_jax.convert.torch_values import tensors_of
 from shapegan_jax.geometry.relief import PUBLISHED_EPSILON, ReliefCamera, move, relief_normals, unproject

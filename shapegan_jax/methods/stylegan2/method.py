@@ -33,6 +33,7 @@ from shapegan_jax.methods.stylegan2.frozen import FrozenGan
 from shapegan_jax.methods.stylegan2.lazy_updates import Descent, lazy_adam
 from shapegan_jax.methods.stylegan2.sampling import StyleSampler
 from shapegan_jax.methods.stylegan2.settings import Averages, ExportConfig, Objectives, Optimizers
+from shapegan_jax.methods.stylegan2.state import StyleState
 from shapegan_jax.methods.volume_gan.settings import RateTable
 from shapegan_jax.networks.stylegan2 import Generator, Synthesis
 from shapegan_jax.networks.stylegan2 import Mapping as StyleMapping
@@ -43,23 +44,7 @@ from shapegan_jax.objectives.path_length import path_penalty
 from shapegan_jax.rng import stream
 from shapegan_jax.schedules import Stage, Stages, examples_before, piecewise, stage_at
 from shapegan_jax.sections import RUN_SETTINGS, Schema, read_sections
-from shapegan_jax.types import Array, Cameras, Codes, FieldSamples, Key, Lights, PyTree, Rendering, Scene, record
-
-
-@record
-class StyleState:
-  """Everything a run carries from step to step."""
-
-  step: Array  # [] int32, updates done
-  gen_params: PyTree  # mapping, synthesis
-  disc_params: PyTree
-  gen_opt: PyTree
-  disc_opt: PyTree
-  ema_params: PyTree  # what is evaluated
-  w_mean: Array  # [size] mean style
-  noise: PyTree  # the noise of pictures that shall always be the same
-  path_mean: Array  # [] running mean of the path lengths
-  augment: AugmentState
+from shapegan_jax.types import Array, Cameras, Codes, FieldSamples, Key, Lights, PyTree, Rendering, Scene
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ class CameraConfig:
     """The distance of the farthest camera."""
     return self.radius
 
-  def pose_prior(self) -> Any:
+  def pose_prior(self) -> camera_geometry.PosePrior:
     """gaussian, truncated_gaussian, hybrid: (mean, std); uniform: (mean, half width); spherical: (low, high)."""
     (yaw_a, yaw_b), (pitch_a, pitch_b) = self.yaw, self.pitch
     if self.prior == "gaussian":

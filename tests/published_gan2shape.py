@@ -1,4 +1,4 @@
-"""GAN2Shape's networks from the authors' checkpoints; their sizes are inferred from the tensors.
+"""GAN2Shape's networks from the authors' checkpoints, to compare ours with; their sizes are inferred from the tensors.
 
 A released checkpoint is one dictionary of state dicts (netD, netA, netV, netL, netEnc: depth, albedo, view, light and
 latent offset); those of the optimisers in it are ignored. Unsup3D's files have the first four, among others.
