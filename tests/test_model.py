@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from toy_method import ToyMethod
 
-from shapegan_jax.model import Model
+from shapegan_jax.checkpoints import Checkpoints
+from shapegan_jax.model import Model, from_workdir
 from shapegan_jax.rng import stream
 from shapegan_jax.types import Lights, Rendering
 
@@ -70,3 +71,16 @@ def test_render_draws_what_is_not_given_with_its_key_and_keeps_what_is(model, gi
   np.testing.assert_allclose(picture.extras["told"], np.concatenate(expected, -1), atol=1e-6)
   half = model.render(scene.latents, resolution=4, truncation=0.5)
   np.testing.assert_allclose(half.extras["told"][:, :3], 0.5 * np.asarray(drawn(other)[0]), atol=1e-6)
+
+
+def test_a_workdirs_model_is_the_average_of_its_newest_checkpoint(tmp_path):
+  method = ToyMethod()
+  state = method.init(jax.random.key(0))
+  with Checkpoints(tmp_path, asynchronous=False) as saved:
+    for step in (4, 6):
+      average = {"offset": jnp.full(3, step, jnp.float32), "radius": jnp.float32(step / 100)}
+      saved.save(step, dataclasses.replace(state, ema=average))
+  model = from_workdir(tmp_path, method, {})
+  assert model.step == 6
+  np.testing.assert_array_equal(model.params["offset"], 6.0)
+  np.testing.assert_array_equal(model.params["radius"], np.float32(0.06))

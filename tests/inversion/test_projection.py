@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from shapegan_jax.inversion.projection import ProjectionConfig, Projector, masked_psnr
+from shapegan_jax.rng import stream
 from shapegan_jax.types import record
 
 SIZE, LATENT, STEPS = 8, 6, 120
@@ -87,6 +88,21 @@ def test_the_best_iterate_is_kept(gan, pictures):
   places = jnp.asarray(found.latent)[:, None], jnp.asarray(pictures)[:, None], jnp.ones((2, 1, SIZE, SIZE))
   again = jax.vmap(lambda *one: wild._objective(gan, *one))(*places)
   np.testing.assert_allclose(again, found.losses.min(0), rtol=1e-4)
+
+
+def test_each_step_has_noise_of_its_own_that_fades(gan, pictures):
+  """With a rate of 0 nothing moves, and the objective is that of the mean style and the noise."""
+  steps, key = 12, jax.random.key(9)
+  config = ProjectionConfig(steps=steps, rate=0.0, noise=0.3, features=0.0)
+  found = Projector(gan, config)(pictures, key=key)
+  styles = gan.sample(stream(jax.random.key(0), "deviation"), 4096)
+  mean, deviation = styles.mean(0, keepdims=True), styles.std(0, keepdims=True)
+  for step in range(steps):
+    first, i = 10 * (step // 10), step % 10
+    fade = max(0.0, 1 - step / steps / 0.75) ** 2
+    noise = 0.3 * fade * jax.random.normal(stream(stream(key, "noise", first), "step", i), (1, LATENT))
+    expected = np.abs(gan.image(mean + deviation * noise) - pictures).mean((1, 2, 3))
+    np.testing.assert_allclose(found.losses[step], expected, rtol=1e-4)
 
 
 def test_it_always_finds_the_same_and_each_photograph_for_itself(projector, found, pictures):

@@ -13,6 +13,7 @@ from tiny_models import tiny
 from shapegan_jax import UserError
 from shapegan_jax.geometry.cameras import orbit_cameras
 from shapegan_jax.geometry.lights import lights_from_angles
+from shapegan_jax.inversion import light_estimation
 from shapegan_jax.inversion.light_estimation import estimate_lights, relit
 from shapegan_jax.model import Model
 from shapegan_jax.rendering.shading import GaussianLights, lambertian
@@ -156,6 +157,12 @@ class Balls:
     color, shading = lambertian(albedo, normals, scene.lights)
     acc = jnp.broadcast_to(shape.acc, albedo.shape[:-1])
     return Rendering(color + (1 - acc)[..., None], albedo, shading, normals, acc=acc)
+
+
+def test_the_light_is_learned_from_lights_of_which_no_two_are_the_same():
+  features, codes = light_estimation._examples(Model(Balls(), {}, {"method": "balls"}))
+  assert features.shape == (10 * 8 * 32, 16**2)
+  assert len(np.unique(codes, axis=0)) == len(codes)
 
 
 def test_the_light_of_a_picture_is_found_within_ten_degrees():

@@ -36,6 +36,11 @@ def stepped():
   update = jax.jit(method.update, static_argnames="stage")
   image = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (4, 8, 8, 3)), jnp.float32)
   anneals, steps = {name: jnp.float32(value) for name, value in RATES.items()}, []
+  # Logits of both signs, or the reals' could not be told from the fakes'.
+  _, metrics = update(state, {"image": image}, key, anneals, stage=method.plan(0)[0])
+  last = state.disc_params["logit"]
+  bias = last["bias"] - (metrics["disc/real_logits"] + metrics["disc/fake_logits"]) / 2
+  state = dataclasses.replace(state, disc_params={**state.disc_params, "logit": {**last, "bias": bias}})
   for step in range(5):
     after, metrics = update(state, {"image": image}, key, anneals, stage=method.plan(step)[0])
     steps.append((state, after, metrics))
@@ -141,10 +146,10 @@ def test_a_step_is_its_losses_and_streams_written_out(stepped, step):
       losses["gen/path_length"] = of.path_average(lengths)
       gen, gen_squares = adam(gen, grads["gen"], gen_squares, n + 1, **settings)
     w = of.draw.images(before.gen_params, of.keys["generator"], 4)[1]
-    real_sign = jnp.mean(jnp.sign(of.ask(before.disc_params, of.real)))
-    return losses, grads, (disc, gen, squares, gen_squares), w, real_sign
+    signs = [jnp.mean(jnp.sign(of.ask(before.disc_params, image))) for image in (of.real, of.fake)]
+    return losses, grads, (disc, gen, squares, gen_squares), w, signs
 
-  losses, grads, (disc, gen, squares, gen_squares), w, real_sign = written(before)
+  losses, grads, (disc, gen, squares, gen_squares), w, (real_sign, fake_sign) = written(before)
   for name, value in losses.items():
     np.testing.assert_allclose(metrics[name], value, rtol=1e-3, err_msg=name)
   # Without momentum the first moment is the last gradient.
@@ -168,6 +173,7 @@ def test_a_step_is_its_losses_and_streams_written_out(stepped, step):
   assert_near(after.ema_params, expected, 1e-5)
   np.testing.assert_allclose(after.w_mean, 0.9 * before.w_mean + 0.1 * w.mean((0, 1)), atol=1e-5)
   np.testing.assert_allclose(metrics["disc/real_sign"], real_sign, atol=1e-6)
+  assert real_sign != fake_sign or not due
   sign = before.augment.real_sign + 4 / 256 * (real_sign - before.augment.real_sign)
   np.testing.assert_allclose(after.augment.real_sign, sign, rtol=1e-5)
   probability = before.augment.probability + 4 / 1000 * np.sign(sign - 0.6)
