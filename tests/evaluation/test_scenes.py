@@ -108,6 +108,12 @@ def test_both_sides_count_and_each_is_seen_by_its_own_camera():
   np.testing.assert_allclose(half["view/depth_error"], 0.03 / 0.97 / 2, rtol=0.1)
 
 
+def test_normals_of_the_depth_are_those_of_the_camera_that_saw_it():
+  """Poses are some ten degrees from the centre of the prior, by which the normals would turn."""
+  found = shape_report(model_of(LitBall()), samples=N, batch=2, resolution=48)
+  assert found["shape/normal_disagreement_deg"] < 4
+
+
 def test_the_thickness_is_that_of_each_sample_in_its_own_light():
   found = weighted_variance(model_of(LitBall()), samples=8, batch=3, resolution=8)
   key = stream(root_key(0), "weighted_variance")

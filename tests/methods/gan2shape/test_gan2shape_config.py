@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gan2shape_setup import SIZE, ColorGan, changed
+from gan2shape_setup import SIZE, ColorGan, changed, color_batch, estimates_of, with_scaled_predictions
 
 from configs import gan2shape as presets
 from shapegan_jax.errors import UserError
 from shapegan_jax.geometry.ellipsoid import centroids
 from shapegan_jax.methods.base import Method
+from shapegan_jax.methods.gan2shape.engine_settings import InstanceImages, StagedState, Targets
 from shapegan_jax.methods.gan2shape.method import Gan2Shape
+from shapegan_jax.methods.gan2shape.settings import ViewConfig
 from shapegan_jax.model import with_dependencies
 from shapegan_jax.networks.features import perceptual
 from shapegan_jax.sections import upgraded
@@ -36,6 +38,34 @@ def test_it_is_a_method():
 def test_invalid_settings_are_refused(sections, words):
   with pytest.raises(UserError, match=words):
     Gan2Shape.from_config(changed(**sections))
+
+
+def test_the_view_prior_is_estimated_again_where_step_2_of_a_later_round_begins():
+  stages = {"prior": 1, "albedo": (2, 2), "encoder": (2, 3), "joint": (2, 2)}
+  rounds = {"flip_albedo": (False,) * 3, "flip_joint": (False,) * 3, "images_per_step": 1}
+  method = Gan2Shape.from_config(changed(views={"estimate": True}, stages=stages | rounds))
+  modes = [stage.mode for _, stage in method.stages]
+  later = [start for start, stage in method.stages if stage.mode == "encoder"][1:]
+  assert modes.count("encoder") == 3
+  plans = [method.plan(step) for step in range(method.table.total_steps(2))]
+  assert [step for step, (_, plan) in enumerate(plans) if plan["estimate"]] == later
+  method = with_scaled_predictions(method, 0.2)  # views are a fifth of the colours
+  colors = jnp.array([[1.0, 0.5, -0.5], [0.2, 0.0, 0.4], [-0.6, 0.3, 0.1]])
+  images = ColorGan().image(colors)
+  targets = Targets(InstanceImages(images, colors, images[..., 0]), images, images[..., 0])
+  before = estimates_of(ViewConfig(mean=(0.3,) * 6))
+  state = StagedState(
+    step=jnp.int32(0), params={}, opt={}, targets=targets, pool=color_batch().samples, estimates=before, gan=ColorGan()
+  )
+  for step in (later[0], later[0] + 1):
+    stage, plan = plans[step]
+    found = method.update_estimates(state, {name: jnp.float32(x) for name, x in plan.items()}, stage=stage)
+    if step == later[0]:
+      np.testing.assert_allclose(found.views.mean[:3], 0.2 * colors.mean(0), atol=1e-6)
+      covariance = np.cov(0.2 * colors, rowvar=False)
+      np.testing.assert_allclose((found.views.root @ found.views.root.T)[:3, :3], covariance, atol=1e-6)
+    else:
+      np.testing.assert_array_equal(found.views.mean, before.views.mean)
 
 
 def test_configs_of_the_first_format_have_todays_names():

@@ -69,6 +69,34 @@ def test_with_image_texture_samples_are_reconstructed_without_albedo_which_is_st
   assert found[2.0, "truth"]["texture"] < 0.4 * found[2.0, "blank"]["texture"]
 
 
+def test_the_texture_is_learned_by_the_albedo_and_moves_no_shape(gan, rng):
+  latent, samples = random_latents(rng, 2, scale=0.2), random_latents(rng, 2, 2, scale=0.2)
+  method = with_true_predictions(Gan2Shape.from_config(changed(objectives={"texture": 2.0})), gan, latent)
+  truth, model = method.model.predict_canonical({}, None), method.model
+
+  def moved(params, images):
+    return model.with_normals(truth.depth + params["depth"], truth.albedo + params["albedo"])
+
+  object.__setattr__(model, "predict_canonical", moved)
+  batch, known = batch_of(gan, latent, samples), parameters(latent, samples)
+
+  def texture(given):
+    return method.reconstruction_terms(known | given, batch, joint=True, flip=False)["texture"]
+
+  slopes = jax.jit(jax.grad(texture))({"depth": jnp.float32(0.005), "albedo": jnp.float32(0.05)})
+  assert slopes["depth"] == 0
+  assert abs(slopes["albedo"]) > 0.1
+
+  # The texture is the image's own, seen in its own view and light: its samples have no part in it.
+  @jax.jit
+  def of(samples):
+    batch, known = batch_of(gan, latent, samples), parameters(latent, samples)
+    given = {"depth": jnp.float32(0.0), "albedo": jnp.float32(0.05)}
+    return method.reconstruction_terms(known | given, batch, joint=True, flip=False)["texture"]
+
+  np.testing.assert_allclose(of(samples), of(random_latents(rng, 2, 2, scale=0.5)), rtol=1e-4)
+
+
 def test_pose_consistency_compares_predictions_with_the_pseudo_samples_pose(gan, rng):
   latent, samples = random_latents(rng, 2, scale=0.2), random_latents(rng, 2, 2, scale=0.2)
   method = with_true_predictions(Gan2Shape.from_config(changed(objectives={"pose_consistency": 3.0})), gan, latent)

@@ -234,6 +234,9 @@ def test_projections_start_from_the_latent_of_their_own_instance(key):
   np.testing.assert_allclose(offsets, colors / 2, atol=1e-6)
   expected = np.array([[1, 2, 3], [1, 2, 3], [0, 0, 0], [0, 0, 0]]) + np.asarray(colors) / 2
   np.testing.assert_allclose(projected[:, 0, 0], expected, atol=1e-6)
+  pseudo = PseudoSamples(projected, jnp.ones(projected.shape[:3]), jnp.zeros((4, 6)), jnp.zeros((4, 4)))
+  found = method.refine(batch, pseudo, offsets)  # in no step: where a refinement begins
+  np.testing.assert_allclose(found[:, 0, 0], expected, atol=1e-5)
   relative = with_scaled_predictions(Gan2Shape.from_config(CONFIG), 0.5)
   # The generator's image of a latent need not be the picture that was given.
   targets = dataclasses.replace(batch.targets, gan_image=batch.targets.gan_image + 0.3)

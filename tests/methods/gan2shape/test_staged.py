@@ -21,6 +21,7 @@ from shapegan_jax.methods.gan2shape.engine_settings import (
   StageTable,
   Targets,
 )
+from shapegan_jax.rng import stream
 
 TABLE = StageTable(
   resolution=2,
@@ -151,6 +152,20 @@ def test_a_stage_trains_only_its_networks_with_pytorchs_adam(rng, key):
         v = ADAM.b2 * v + (1 - ADAM.b2) * gradient**2
         p = p - ADAM.learning_rate * (m / (1 - ADAM.b1**t)) / (np.sqrt(v / (1 - ADAM.b2**t)) + 1e-8)
       np.testing.assert_allclose(state.params[name], p, rtol=2e-5, atol=1e-6)
+
+
+def test_each_step_draws_by_the_stream_of_its_stage_and_its_own_number(rng, key):
+  method, given = toy(images=2, noise=0.3), random_instances(2, rng)
+  state = method.init(key, dependencies={"instances": given})
+  mean, update = np.asarray(given.image).mean((0, 1, 2)), jax.jit(method.update, static_argnames="stage")
+  for step in range(8):
+    stage, plan = method.plan(step)
+    after, metrics = update(state, {}, key, {name: np.float32(x) for name, x in plan.items()}, stage=stage)
+    for name in TRAINED_NETWORKS[stage.mode]:
+      slope = 0.3 * jax.random.normal(stream(key, stage.mode, step), (3,))
+      expected = np.sum((state.params[name] - mean) ** 2 + slope * state.params[name])
+      np.testing.assert_allclose(metrics[name], expected, rtol=1e-4, err_msg=f"{step} {name}")
+    state = after
 
 
 def test_moments_are_reset_at_the_start_of_a_stage_only(rng, key):
