@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from analytic_gan import LATENT
 from compiler_flags import AS_SHIPPED
-from gan2shape_setup import SIZE, batch_of, changed, random_latents, with_true_predictions
+from gan2shape_setup import SIZE, batch_of, changed, estimates_of, random_latents, with_true_predictions
 
 from shapegan_jax.methods.gan2shape.method import Gan2Shape
 from shapegan_jax.methods.gan2shape.reconstruction_losses import depth_scale_error
+from shapegan_jax.methods.gan2shape.settings import ViewConfig
 from shapegan_jax.objectives.reconstruction import smoothness
 
 
@@ -95,6 +96,27 @@ def test_the_texture_is_learned_by_the_albedo_and_moves_no_shape(gan, rng):
     return method.reconstruction_terms(known | given, batch, joint=True, flip=False)["texture"]
 
   np.testing.assert_allclose(of(samples), of(random_latents(rng, 2, 2, scale=0.5)), rtol=1e-4)
+
+
+def test_the_pose_warm_up_teaches_how_samples_are_read_and_not_how_they_are_made(gan, rng, key):
+  """Own lights are predicted by the network that learns; in what is shown and asked for they are given."""
+  latent = random_latents(rng, 2, scale=0.2)
+  method = with_true_predictions(Gan2Shape.from_config(changed()), gan, latent)
+  batch = dataclasses.replace(batch_of(gan, latent, jnp.zeros((2, 2, LATENT))), estimates=estimates_of(ViewConfig()))
+
+  def lights(params, images):
+    own = len(images) == 2
+    return gan.lights(latent) + params["own"] if own else jnp.full((len(images), 4), params["read"])
+
+  object.__setattr__(method.model, "predict_lights", lights)
+  object.__setattr__(method.model, "predict_views", lambda params, images: jnp.zeros((len(images), 6)))
+
+  def error(given):
+    return method.pose_warmup_terms({"latents": latent} | given, batch, key)["lights"]
+
+  slopes = jax.jit(jax.grad(error))({"own": jnp.float32(0.1), "read": jnp.float32(0.3)})
+  assert slopes["own"] == 0
+  assert abs(slopes["read"]) > 0.1
 
 
 def test_pose_consistency_compares_predictions_with_the_pseudo_samples_pose(gan, rng):
