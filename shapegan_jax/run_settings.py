@@ -6,13 +6,11 @@ By default nothing is previewed, saved or measured before the last step.
 from __future__ import annotations
 
 import dataclasses
-import numbers
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from shapegan_jax.data.sources import read_data
-from shapegan_jax.errors import UserError
-from shapegan_jax.sections import Count, Natural, Schema, describe, section
+from shapegan_jax.sections import Count, Natural, Schema, read_value, section
 
 FeatureName = Literal["random", "alexnet", "vgg16", "inception"]
 
@@ -100,16 +98,8 @@ def check_run(config: Mapping[str, Any], *, data: bool = True) -> RunSettings:
   Raises:
     UserError: the first unknown setting or invalid value.
   """
-  scalars = {name: _whole_number(config[name], name) for name in SCALARS if name in config}
+  scalars = {name: read_value(hint, config[name], name) for name, hint in SCALARS.items() if name in config}
   sections = {name: section(cls, config.get(name), name) for name, cls in RUN_SECTIONS.items()}
   if data and "data" in config:
     read_data(config["data"])
   return RunSettings(**scalars, **sections)
-
-
-def _whole_number(value: Any, name: str) -> int:
-  hint = SCALARS[name]
-  whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-  if not whole or value < get_args(hint)[1].least:
-    raise UserError(f"config.{name}: {value!r} is not {describe(hint)}")
-  return int(value)

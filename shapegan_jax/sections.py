@@ -95,7 +95,7 @@ def section(cls: type[T], values: Any, name: str) -> T:
   for key in values:
     if key not in hints:
       raise UserError(f"config.{name}.{key}: {_unknown(f'{name}.{key}', [f'{name}.{k}' for k in hints], 'setting')}")
-  read = {key: _read(hints[key], value, f"{name}.{key}") for key, value in values.items()}
+  read = {key: read_value(hints[key], value, f"{name}.{key}") for key, value in values.items()}
   try:
     return cls(**read)
   except TypeError as error:  # a setting without a default is missing
@@ -202,8 +202,12 @@ def _settings(cls: type) -> dict[str, Any]:
   return {f.name: hints.get(f.name, Any) for f in dataclasses.fields(cls) if f.init and f.name not in inner}
 
 
-def _read(hint: Any, value: Any, name: str) -> Any:
-  """`value` as `hint` asks for it."""
+def read_value(hint: Any, value: Any, name: str) -> Any:
+  """The setting `config.NAME` as its type hint asks for it.
+
+  Raises:
+    UserError: `value` may not stand there.
+  """
   try:
     return _converted(hint, value, name)
   except ValueError:
